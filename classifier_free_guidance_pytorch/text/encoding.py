@@ -1,0 +1,108 @@
+"""What a text encoder returns: tokens, the mask that says which of them are real, and one pooled vector per text.
+
+The mask comes from the tokenizer and travels with the tokens from here on; nothing downstream infers it from values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
+
+
+@dataclass(frozen=True, eq=False)
+class TextEncoding:
+    """The frozen features of a batch of texts.
+
+    Attributes:
+        tokens: one feature per token, `(b, n, dim_latent)`.
+        mask: `(b, n)`, boolean, True where the token is real and False where it is padding.
+        pooled: one feature per text, `(b, dim_pooled)`.
+
+    Raises:
+        ShapeError: the three do not describe the same batch.
+        ConfigError: the mask is not boolean.
+
+    Example:
+        >>> encoding = TextEncoding(torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool), torch.randn(2, 8))
+        >>> len(encoding), encoding[:1].tokens.shape
+        (2, torch.Size([1, 5, 8]))
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    pooled: Tensor
+
+    def __post_init__(self) -> None:
+        tokens, mask, pooled = self.tokens, self.mask, self.pooled
+        if tokens.ndim != 3 or pooled.ndim != 2 or mask.shape != tokens.shape[:2] or len(pooled) != len(tokens):
+            raise ShapeError(
+                'a TextEncoding needs tokens (b, n, d), mask (b, n) and pooled (b, d) of one batch, '
+                f'but got {tuple(tokens.shape)}, {tuple(mask.shape)} and {tuple(pooled.shape)}'
+            )
+        if mask.dtype != torch.bool:
+            raise ConfigError(f'the mask of a TextEncoding is boolean, True = a real token, but got {mask.dtype}: pass mask.bool()')
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> TextEncoding:
+        """Some of the texts, always as a batch: `encoding[3]` is a batch of one."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f'text {index} of an encoding of {len(self)} texts')
+            index = [index]
+        return self.map(lambda t: t[index])
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> TextEncoding:
+        """The encoding with `fn` applied to each of its three tensors."""
+        return TextEncoding(fn(self.tokens), fn(self.mask), fn(self.pooled))
+
+    def to(self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None) -> TextEncoding:
+        """Move to a device and / or a floating dtype; the mask stays boolean."""
+        return self.map(lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))
+
+    def padded(self, length: int) -> TextEncoding:
+        """The same encoding with room for `length` tokens; the new ones are zeros, and masked out."""
+        missing = length - self.tokens.shape[1]
+        if missing < 0:
+            raise ShapeError(f'cannot pad an encoding of {self.tokens.shape[1]} tokens to {length}')
+        return TextEncoding(F.pad(self.tokens, (0, 0, 0, missing)), F.pad(self.mask, (0, missing)), self.pooled)
+
+    @staticmethod
+    def collate(encodings: Sequence[TextEncoding]) -> TextEncoding:
+        """Join batches into one, padded to the longest; fits a `DataLoader` as `collate_fn`."""
+        if not encodings:
+            raise ConfigError('TextEncoding.collate needs at least one encoding, but got an empty sequence')
+        longest = max(encoding.tokens.shape[1] for encoding in encodings)
+        padded = [encoding.padded(longest) for encoding in encodings]
+        return TextEncoding(
+            torch.cat([e.tokens for e in padded]), torch.cat([e.mask for e in padded]), torch.cat([e.pooled for e in padded])
+        )
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the encoding to one safetensors file."""
+        from safetensors.torch import save_file
+
+        save_file({'tokens': self.tokens.contiguous(), 'mask': self.mask.contiguous(), 'pooled': self.pooled.contiguous()}, path)
+
+    @staticmethod
+    def load(path: str | PathLike[str], device: str | int = 'cpu') -> TextEncoding:
+        """Read what `save` wrote.
+
+        Raises:
+            ConfigError: the file holds something else.
+        """
+        from safetensors.torch import load_file
+
+        tensors: dict[str, Any] = load_file(path, device=device)
+        if tensors.keys() != {'tokens', 'mask', 'pooled'}:
+            raise ConfigError(f'{path} holds {sorted(tensors)}, not the tokens, mask and pooled of a saved TextEncoding')
+        return TextEncoding(**tensors)
