@@ -1,9 +1,10 @@
 """Shapes of the plane, each one a chain of discs.
 
-A shape is drawn as a pen draws it: a disc moves along a path, and what it has covered is the shape. So every shape is a set of `DISCS`
-centres inside the unit square `[-1, 1]^2` with one `body` radius per centre (zero for a line, which only the width of the pen makes
-visible). All discs of a shape are equally likely: a point of the shape is a random disc, then a random place in it, and whether a point
-lies in the shape is a minimum over discs. Nothing is approximated in between; drawing and testing use the same discs.
+A shape is drawn as a pen draws it: a disc moves along a path, and what it has covered is the shape. So every shape is a set
+of `DISCS` centres inside the unit square `[-1, 1]^2` with one `body` radius per centre (zero for a line, which only the width
+of the pen makes visible). All discs of a shape are equally likely: a point of the shape is a random disc, then a random place
+in it, and whether a point lies in the shape is a minimum over discs. Nothing is approximated in between; drawing and testing
+use the same discs.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The world of text-described point clouds: what can be said, what it looks like, and whether a cloud does what was said.
 
-A `Scene` is a shape with a size, a place and, for shapes drawn in lines, a pen. It has several captions (phrasings and synonyms) and
-one exact geometry, a chain of discs. From the same discs come the true points (`sample`), the test whether a point satisfies the
-caption (`satisfies`) and the share of the shape that a cloud reaches (`coverage`).
+A `Scene` is a shape with a size, a place and, for shapes drawn in lines, a pen. It has several captions (phrasings and
+synonyms) and one exact geometry, a chain of discs. From the same discs come the true points (`sample`), the test whether a
+point satisfies the caption (`satisfies`) and the share of the shape that a cloud reaches (`coverage`).
 
-About one combination in seven is held out of training: every word of a held-out caption is known from other scenes, the combination
-is new. Held-out scenes measure whether the text is understood, not remembered.
+About one combination in seven is held out of training: every word of a held-out caption is known from other scenes, the
+combination is new. Held-out scenes measure whether the text is understood, not remembered.
 """
 
 from __future__ import annotations
@@ -159,9 +159,9 @@ def sample_discs(centres: Tensor, radii: Tensor, count: int, *, generator: torch
 def satisfies(scene: Scene, points: Tensor, *, tolerance: float = TOLERANCE) -> Tensor:
     """Which points do what the caption says: those that lie in the described shape.
 
-    A point holds if it lies in any of the scene's discs grown by `tolerance`: `min_i(|x - c_i| - r_i) <= tolerance`. Every word
-    counts, since shape, size, place and pen all move or resize the discs. What the test cannot see is how much of the shape is filled
-    (a thin ring lies inside a thick one): see `coverage`.
+    A point holds if it lies in any of the scene's discs grown by `tolerance`: `min_i(|x - c_i| - r_i) <= tolerance`. Every
+    word counts, since shape, size, place and pen all move or resize the discs. What the test cannot see is how much of the
+    shape is filled (a thin ring lies inside a thick one): see `coverage`.
 
     Args:
         scene: what was asked for.
@@ -182,8 +182,8 @@ def satisfies(scene: Scene, points: Tensor, *, tolerance: float = TOLERANCE) -> 
 def coverage(scene: Scene, points: Tensor, *, reach: float = 0.1, references: int = 400, seed: int = 0) -> float:
     """The share of the described shape that a cloud reaches: true points with a point of the cloud within `reach`.
 
-    It answers what `satisfies` cannot: a cloud that has collapsed into one corner of the right shape satisfies its caption and covers
-    little.
+    It answers what `satisfies` cannot: a cloud that has collapsed into one corner of the right shape satisfies its caption
+    and covers little.
 
     Args:
         scene: what was asked for.
