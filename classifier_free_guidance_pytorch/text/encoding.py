@@ -48,7 +48,9 @@ class TextEncoding:
                 f'but got {tuple(tokens.shape)}, {tuple(mask.shape)} and {tuple(pooled.shape)}'
             )
         if mask.dtype != torch.bool:
-            raise ConfigError(f'the mask of a TextEncoding is boolean, True = a real token, but got {mask.dtype}: pass mask.bool()')
+            raise ConfigError(
+                f'the mask of a TextEncoding is boolean, True = a real token, but got {mask.dtype}: pass mask.bool()'
+            )
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -1,0 +1,39 @@
+"""What counts as a batch of texts, decided once for every encoder and conditioner."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from classifier_free_guidance_pytorch.errors import ConfigError
+
+
+def as_texts(texts: Any) -> tuple[str, ...]:
+    """A list, tuple or NumPy array of strings, as a tuple of strings.
+
+    Args:
+        texts: the batch, one string per sample.
+
+    Returns:
+        The same strings, in a form that can be compared and remembered.
+
+    Raises:
+        ConfigError: a bare string, no texts at all, `None` among them, or anything that is not a string.
+
+    Example:
+        >>> as_texts(['a dog', 'a cat'])
+        ('a dog', 'a cat')
+    """
+    if isinstance(texts, str):
+        raise ConfigError(f'texts is a batch of strings, but got the string {texts!r}: wrap it in a list, [{texts!r}]')
+    if hasattr(texts, 'tolist'):  # a NumPy array (or a pandas column), without importing either
+        texts = texts.tolist()
+    if not isinstance(texts, list | tuple):
+        raise ConfigError(f'texts is a list, a tuple or a NumPy array of strings, but got {type(texts).__name__}')
+    if not texts:
+        raise ConfigError('texts is empty: pass at least one string; the empty string [""] is a text too')
+    for position, text in enumerate(texts):
+        if text is None:
+            raise ConfigError(f'texts[{position}] is None, but every text is a string: write "" where there is nothing to say')
+        if not isinstance(text, str):
+            raise ConfigError(f'texts[{position}] is a {type(text).__name__}, but every text is a string: got {text!r}')
+    return tuple(str(text) for text in texts)
