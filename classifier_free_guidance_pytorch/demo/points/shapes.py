@@ -137,5 +137,5 @@ SHAPES: dict[str, Shape] = {
     'disc': Shape('a', 'disc', '', False, lambda: _clusters((0.0, 0.0), radius=0.9)),
     'pair': Shape('two', 'clusters', 'side by side', False, lambda: _clusters((-0.7, 0.0), (0.7, 0.0), radius=0.3)),
     'stack': Shape('two', 'clusters', 'one above the other', False, lambda: _clusters((0.0, -0.7), (0.0, 0.7), radius=0.3)),
-    'trio': Shape('three', 'clusters', '', False, lambda: _clusters((-0.7, -0.45), (0.7, -0.45), (0.0, 0.75), radius=0.28)),
+    'trio': Shape('three', 'clusters', '', False, lambda: _clusters((-0.7, -0.45), (0.7, -0.45), (0.0, 0.7), radius=0.28)),
 }
