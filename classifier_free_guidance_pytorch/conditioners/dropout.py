@@ -1,0 +1,61 @@
+"""Conditional dropout: which samples, and which of their encoders, lose their text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
+
+DropProb: TypeAlias = float | Sequence[float] | Tensor
+
+
+def check_drop_prob(drop_prob: DropProb, num_encoders: int, name: str = 'cond_drop_prob') -> None:
+    """Refuse what is not a probability, nor one per encoder, nor a tensor with one per sample.
+
+    Raises:
+        ConfigError: a value outside [0, 1], or a sequence of another length than there are encoders.
+    """
+    if isinstance(drop_prob, Tensor):
+        if drop_prob.ndim != 1 or not drop_prob.is_floating_point():
+            raise ConfigError(
+                f'{name} as a tensor is one probability per sample, (b,), but got {drop_prob.dtype} of {tuple(drop_prob.shape)}'
+            )
+        return
+    per_encoder = isinstance(drop_prob, Sequence) and not isinstance(drop_prob, str)
+    probabilities = tuple(drop_prob) if per_encoder else (drop_prob,)  # type: ignore[arg-type]
+    for value in probabilities:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+            raise ConfigError(f'{name} is a probability in [0, 1], or a tuple with one per encoder, but got {drop_prob!r}')
+    if per_encoder and len(probabilities) != num_encoders:
+        raise ConfigError(
+            f'{name} has {len(probabilities)} probabilities for {num_encoders} encoder(s): pass one per entry of model_types, '
+            'or a single number to drop all encoders together'
+        )
+
+
+def drops_nothing(drop_prob: DropProb) -> bool:
+    """Whether it is known, without looking into a tensor, that every sample keeps its text."""
+    return not isinstance(drop_prob, Tensor) and not any(drop_prob if isinstance(drop_prob, Sequence) else (drop_prob,))
+
+
+def drops_all(drop_prob: DropProb) -> bool:
+    """Whether it is known, without looking into a tensor, that every sample loses all of its text."""
+    return not isinstance(drop_prob, Tensor) and all(
+        p == 1 for p in (drop_prob if isinstance(drop_prob, Sequence) else (drop_prob,))
+    )
+
+
+def keep_mask(drop_prob: DropProb, rows: int, device: torch.device) -> Tensor:
+    """Draw which samples keep their text: boolean, `(rows, 1)`, or `(rows, encoders)` for a probability per encoder."""
+    if isinstance(drop_prob, Tensor):
+        if drop_prob.shape[0] != rows:
+            raise ShapeError(f'cond_drop_prob has {drop_prob.shape[0]} probabilities for {rows} texts: pass one per text')
+        return torch.rand(rows, 1, device=device) >= drop_prob.to(device).unsqueeze(1)
+    if isinstance(drop_prob, Sequence):
+        # one column per encoder (eDiff-I, 2211.01324, section 3.3); written without a tensor of constants so that it compiles
+        return torch.cat([torch.rand(rows, 1, device=device) >= p for p in drop_prob], dim=1)
+    return torch.rand(rows, 1, device=device) >= drop_prob

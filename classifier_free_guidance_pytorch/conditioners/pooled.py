@@ -1,0 +1,141 @@
+"""Conditioners on one pooled feature per text: FiLM and concatenation.
+
+feature = [pooled of every encoder]         or the null in its place
+stem    = SiLU(Linear(feature))
+hiddens <- layer(stem, hiddens)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from classifier_free_guidance_pytorch.conditioners.base import Conditioner, Null, check_hidden_dims
+from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
+from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
+from classifier_free_guidance_pytorch.layers import Concat, FiLM
+
+
+class PooledConditioner(Conditioner[Tensor]):
+    """Condition hiddens on one feature per text. `layer` says how."""
+
+    layer: ClassVar[type[FiLM] | type[Concat]]
+
+    @checked
+    def __init__(
+        self,
+        hidden_dims: Sequence[int],
+        model_types: Any = 't5',
+        model_names: Any = None,
+        cond_drop_prob: float | Sequence[float] = 0.0,
+        hiddens_channel_first: bool | Sequence[bool] = True,
+        text_embed_stem_dim_mult: int = 2,
+        text_embed_pad_value: float = 0.0,
+        model_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        null: Null = 'learned',
+    ) -> None:
+        check_hidden_dims(hidden_dims)
+        if text_embed_stem_dim_mult < 1:
+            raise ConfigError(f'text_embed_stem_dim_mult is a positive integer, but got {text_embed_stem_dim_mult}')
+        source = TextSource(model_types, model_names, model_kwargs, text_embed_pad_value)
+        super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null)
+        dim = sum(source.dims_pooled)
+        self.dim_latent = dim
+        self.text_embed_stem_mlp = nn.Sequential(nn.Linear(dim, dim * text_embed_stem_dim_mult), nn.SiLU())
+        self.conditioners.extend(type(self).layer(dim * text_embed_stem_dim_mult, hidden) for hidden in self.hidden_dims)
+        if null == 'learned':
+            self.null_text_embed = nn.Parameter(torch.randn(dim))
+
+    @property
+    def weight(self) -> Tensor:
+        weight: Tensor = self.text_embed_stem_mlp[0].weight  # type: ignore[assignment]
+        return weight
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """The pooled features of all encoders side by side, `(b, sum of dim_pooled)`; frozen, safe to store."""
+        return self.read_encodings(self.encode_texts(texts))
+
+    def read_encodings(self, encodings: Encodings) -> Tensor:
+        return self.read_embeds(torch.cat([encoding.pooled for encoding in encodings], dim=-1))
+
+    def read_embeds(self, embeds: Tensor | TextCondReturn) -> Tensor:
+        if not isinstance(embeds, Tensor) or embeds.ndim != 2 or embeds.shape[-1] != self.dim_latent:
+            got = tuple(embeds.shape) if isinstance(embeds, Tensor) else 'a pair (embed, mask)'
+            raise ShapeError(
+                f'text_embeds of a {type(self).__name__} is one pooled feature per text, (b, {self.dim_latent}), but got '
+                f'{got}: pass what its own embed_texts or encode_texts returns'
+            )
+        return embeds.to(self.weight)
+
+    def count(self, features: Tensor) -> int:
+        return features.shape[0]
+
+    def null_feature(self) -> Tensor:
+        """What stands in place of a dropped feature, `(1, dim)`."""
+        if self.null == 'learned':
+            return self.null_text_embed.unsqueeze(0)
+        if self.null == 'zeros':
+            return self.weight.new_zeros(1, self.dim_latent)
+        empty = self.source.encode_empty(self.weight.device, self.weight.dtype)
+        return self.read_encodings(empty)
+
+    def drop(self, features: Tensor, keep: Tensor) -> Tensor:
+        if keep.shape[1] > 1:  # one column per encoder, as wide as its feature
+            columns = [keep[:, e, None].expand(-1, dim) for e, dim in enumerate(self.source.dims_pooled)]
+            keep = torch.cat(columns, dim=1)
+        return torch.where(keep, features, self.null_feature().to(features.dtype))
+
+    def condition(self, features: Tensor) -> BranchCondition:
+        stem = self.text_embed_stem_mlp(features)
+        layers: Iterable[Any] = self.conditioners
+        return BranchCondition(tuple(layer.condition(stem) for layer in layers), TextCondReturn(stem, None))
+
+    def null_branch(self, features: Tensor | None = None) -> BranchCondition:
+        return self.condition(self.null_feature())
+
+
+class TextConditioner(PooledConditioner):
+    """FiLM: modulate every channel of the hiddens by the text (arXiv 1709.07871), `hiddens * (scale + 1) + shift`.
+
+    Args:
+        hidden_dims: width of each of the hiddens to condition; a call returns one callable for each.
+        model_types: text encoder(s): 't5', 'clip', 'bge', 'hf', 'mini', or an object with the encoder interface.
+        model_names: a name or local path per encoder, in place of its default model.
+        cond_drop_prob: probability in training that a sample loses its text; a tuple drops each encoder independently.
+        hiddens_channel_first: `(b, d, ...)` (True) or `(b, ..., d)`; one for all hiddens, or one for each.
+        text_embed_stem_dim_mult: width of the stem, in multiples of the pooled feature's.
+        text_embed_pad_value: what the encoders' `embed_text(..., return_text_encodings=True)` writes where there is no token.
+        model_kwargs: one dict of encoder options for each encoder (`pretrained`, `dtype`, `device`, `pooling`, ...).
+        null: what dropped text becomes: a 'learned' feature, 'zeros', or the encoding of the 'empty' string.
+
+    Raises:
+        ConfigError: an unknown type, name or option, or a value out of range.
+        MissingDependencyError: an encoder that cannot be found.
+
+    Example:
+        >>> conditioner = TextConditioner(hidden_dims=(256, 512), model_types='mini', hiddens_channel_first=False)
+        >>> first, second = conditioner(['a small red circle'])
+        >>> first(torch.randn(1, 16, 256)).shape
+        torch.Size([1, 16, 256])
+    """
+
+    layer = FiLM
+
+
+class ConcatTextConditioner(PooledConditioner):
+    """Concatenation: join the text feature to the hidden feature at every position, and project back to the hidden width.
+
+    `hiddens + out(SiLU(joint([norm(hiddens), feature])))`; starts as a no-op. Arguments as for `TextConditioner`.
+
+    Example:
+        >>> conditioner = ConcatTextConditioner(hidden_dims=(64,), model_types='mini')
+        >>> (condition,) = conditioner(['a small red circle'])
+        >>> condition(torch.randn(1, 64, 8, 8)).shape
+        torch.Size([1, 64, 8, 8])
+    """
+
+    layer = Concat

@@ -1,0 +1,107 @@
+"""What the conditioners hand out: the text feature, the conditions of one branch, and prepared conditions for many steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from classifier_free_guidance_pytorch.errors import UsageError
+from classifier_free_guidance_pytorch.layers import Condition
+
+
+class TextCondReturn(NamedTuple):
+    """The text feature that conditions a batch, and the mask of its tokens.
+
+    Attributes:
+        embed: `(b, d)` per text, or `(b, n, d)` per token; None for a conditioner without text.
+        mask: `(b, n)`, True = a real token that may be attended to; None where the feature has no tokens.
+    """
+
+    embed: Tensor | None
+    mask: Tensor | None
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> TextCondReturn:
+        """The pair with `fn` applied to each tensor that is there."""
+        return TextCondReturn(*(None if t is None else fn(t) for t in self))
+
+    def to(self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None) -> TextCondReturn:
+        """Move to a device and / or a floating dtype; the mask stays boolean."""
+        return self.map(lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))
+
+
+class CondFns(tuple[Callable[[Tensor], Tensor], ...]):
+    """One callable per hidden dimension, in the order of `hidden_dims`; `.text_cond` is the feature they were made from."""
+
+    text_cond: TextCondReturn
+
+    def __new__(cls, fns: Iterable[Callable[[Tensor], Tensor]], text_cond: TextCondReturn) -> CondFns:
+        self = super().__new__(cls, fns)
+        self.text_cond = text_cond
+        return self
+
+
+@dataclass(eq=False)
+class BranchCondition:
+    """All that one branch of a model (conditional, null, negative) needs to know of its texts."""
+
+    layers: tuple[Condition, ...]
+    text_cond: TextCondReturn
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> BranchCondition:
+        """The same branch with `fn` applied to each tensor."""
+        return BranchCondition(tuple(layer.map(fn) for layer in self.layers), self.text_cond.map(fn))
+
+    @property
+    def rows(self) -> int:
+        """How many texts the branch describes; 1 fits every batch."""
+        embed = self.text_cond.embed
+        return 1 if embed is None else embed.shape[0]
+
+    def expand(self, rows: int) -> BranchCondition:
+        """A branch of one text, seen as `rows` equal ones (no copy)."""
+        if self.rows == rows:
+            return self
+        return BranchCondition(
+            tuple(layer.expand(rows) for layer in self.layers), self.text_cond.map(lambda t: t.expand(rows, *t.shape[1:]))
+        )
+
+
+@dataclass(eq=False)
+class PreparedCondition:
+    """Conditions made once by `prepare`, for as many steps as you like: pass it as `text_condition=`.
+
+    It moves with `.to(device, dtype)` and is indexed by sample, `prepared[2:4]`. It belongs to the conditioner that made it, and
+    is refused once that conditioner's weights have changed.
+    """
+
+    cond: BranchCondition
+    null: BranchCondition
+    owner: Any
+    versions: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.cond.rows
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> PreparedCondition:
+        """The same condition with `fn` applied to each tensor of both branches."""
+        return replace(self, cond=self.cond.map(fn), null=self.null.map(fn))
+
+    def to(self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None) -> PreparedCondition:
+        """Move to a device and / or a floating dtype; masks stay boolean."""
+        return self.map(lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))
+
+    def __getitem__(self, index: int | slice | Tensor | list[int]) -> PreparedCondition:
+        """The condition of some of the samples, always as a batch."""
+        rows: Any = [index] if isinstance(index, int) else index
+        null = self.null if self.null.rows == 1 != self.cond.rows else self.null.map(lambda t: t[rows])
+        return replace(self, cond=self.cond.map(lambda t: t[rows]), null=null)
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise UsageError(
+            'a prepared condition belongs to the model in this process and cannot be pickled: store the encodings of '
+            'encode_texts(texts) and call prepare(text_embeds=...) again after loading'
+        )

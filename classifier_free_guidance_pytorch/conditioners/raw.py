@@ -1,0 +1,77 @@
+"""The embeddings themselves, for networks that condition on text in their own way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from classifier_free_guidance_pytorch.conditioners.base import identity
+from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
+from classifier_free_guidance_pytorch.conditioners.text_source import TextSource
+from classifier_free_guidance_pytorch.conditioners.tokens import TokenConditioner, Tokens
+from classifier_free_guidance_pytorch.errors import checked
+
+
+class TextEmbeddingReturner(TokenConditioner):
+    """Return the projected tokens and their mask, with conditional dropout: the network does the rest.
+
+    A call always returns the pair `(cond_fns, TextCondReturn(embed, mask))`; the callables are identities.
+
+    Args:
+        dim_latent: width that the tokens of all encoders are projected to; the widest encoder's by default.
+        hidden_dims: widths for which identity callables are returned, none by default.
+        model_types: text encoder(s): 't5', 'clip', 'bge', 'hf', 'mini', or an object with the encoder interface.
+        model_names: a name or local path per encoder, in place of its default model.
+        model_kwargs: one dict of encoder options for each encoder.
+        cond_drop_prob: probability in training that a sample loses its text; a tuple drops each encoder independently.
+        text_embed_pad_value: what stands in `embed` wherever the mask is False.
+        hiddens_channel_first: accepted for symmetry with the other conditioners; identities have no layout.
+        null: a dropped text is masked out and padded ('zeros'), or becomes the tokens of the 'empty' string. There is nothing
+            to learn here: the network that reads the mask decides what no text means.
+
+    Raises:
+        ConfigError: an unknown type, name or option, or a value out of range.
+        MissingDependencyError: an encoder that cannot be found.
+
+    Example:
+        >>> returner = TextEmbeddingReturner(model_types='mini', dim_latent=32)
+        >>> _, (embed, mask) = returner(['a small red circle', 'two blue squares'])
+        >>> embed.shape[-1], mask.dtype
+        (32, torch.bool)
+    """
+
+    return_text_cond: ClassVar[bool] = True
+
+    @checked
+    def __init__(
+        self,
+        dim_latent: int | None = None,
+        hidden_dims: Sequence[int] = (),
+        model_types: Any = 't5',
+        model_names: Any = None,
+        model_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        cond_drop_prob: float | Sequence[float] = 0.0,
+        text_embed_pad_value: float = 0.0,
+        hiddens_channel_first: bool | Sequence[bool] = True,
+        null: Literal['zeros', 'empty'] = 'zeros',
+    ) -> None:
+        source = TextSource(model_types, model_names, model_kwargs, text_embed_pad_value)
+        super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null, dim_latent, text_embed_pad_value)
+
+    def condition(self, features: Tokens) -> BranchCondition:
+        tokens, mask = features.joined()
+        return BranchCondition((), TextCondReturn(tokens.masked_fill(~mask.unsqueeze(-1), self.text_embed_pad_value), mask))
+
+    def null_branch(self, features: Tokens | None = None) -> BranchCondition:
+        if self.null == 'empty':
+            return self.condition(self.empty())
+        if features is None:  # no text was ever given: one token, masked out
+            one = self.weight.new_zeros(1, 1, self.dim_latent)
+            features = Tokens(((one, torch.zeros(1, 1, dtype=torch.bool, device=one.device)),))
+        return self.condition(self.drop(features, features.per_encoder[0][1].new_zeros(self.count(features), 1)))
+
+    def bind(self, branch: BranchCondition, repeat_batch: int | Sequence[int] = 1) -> tuple[Callable[[Tensor], Tensor], ...]:
+        return (identity,) * len(self.hidden_dims)

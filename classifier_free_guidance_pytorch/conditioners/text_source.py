@@ -1,0 +1,84 @@
+"""The frozen side of a conditioner: its text encoders, and the memory of what they said last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
+from classifier_free_guidance_pytorch.text import EncodingMemo, TextEncoder, TextEncoding, as_texts, build_encoders, encode_with
+
+Encodings: TypeAlias = tuple[TextEncoding, ...]
+
+
+class TextSource:
+    """Turns texts into one `TextEncoding` per encoder.
+
+    A plain object, so the encoders are no part of `parameters()` or `state_dict()`; a deep copy shares them. They follow the
+    conditioner to its device and dtype when they are next asked to encode.
+    """
+
+    def __init__(self, model_types: Any, model_names: Any, model_kwargs: Any, text_embed_pad_value: float) -> None:
+        self.encoders = build_encoders(model_types, model_names, model_kwargs)
+        for encoder in self.encoders:
+            if text_embed_pad_value != 0 and isinstance(encoder, TextEncoder):
+                encoder.text_embed_pad_value = text_embed_pad_value
+        self.dims_latent = tuple(encoder.dim_latent for encoder in self.encoders)
+        self.dims_pooled = tuple(encoder.dim_pooled for encoder in self.encoders)
+        self._memo, self._empty = EncodingMemo(), EncodingMemo()
+
+    @classmethod
+    def without_encoders(cls) -> TextSource:
+        """The source of a conditioner that reads no text."""
+        source = cls.__new__(cls)
+        source.encoders = source.dims_latent = source.dims_pooled = ()
+        source._memo = source._empty = EncodingMemo()
+        return source
+
+    def encode(self, texts: Sequence[str], device: torch.device, dtype: torch.dtype, remember: bool) -> Encodings:
+        """One encoding per encoder. With `remember`, the last few batches of texts cost nothing when they come again."""
+        texts = as_texts(texts)
+        if not remember:
+            return self._encode(texts, device, dtype)
+        encodings: Encodings = self._memo.get((texts, device, dtype), lambda: self._encode(texts, device, dtype))
+        return encodings
+
+    def encode_empty(self, device: torch.device, dtype: torch.dtype) -> Encodings:
+        """The encoding of the empty string, made once."""
+        encodings: Encodings = self._empty.get((device, dtype), lambda: self._encode(('',), device, dtype))
+        return encodings
+
+    def _encode(self, texts: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> Encodings:
+        return tuple(encode_with(encoder, texts, device=device, dtype=dtype) for encoder in self.encoders)
+
+    def checked(self, encodings: Sequence[TextEncoding]) -> Encodings:
+        """Refuse encodings that these encoders cannot have made.
+
+        Raises:
+            ConfigError: their number is not that of the encoders.
+            ShapeError: their widths are not those of the encoders, or their batches differ.
+        """
+        if len(encodings) != len(self.encoders):
+            raise ConfigError(
+                f'{len(encodings)} TextEncoding(s) were passed to a conditioner with {len(self.encoders)} encoder(s): '
+                'pass one per encoder, in the order of model_types, as encode_texts returns them'
+            )
+        for encoding, encoder in zip(encodings, self.encoders, strict=True):
+            widths = (encoding.tokens.shape[-1], encoding.pooled.shape[-1])
+            if widths != (encoder.dim_latent, encoder.dim_pooled):
+                raise ShapeError(
+                    f'a TextEncoding with tokens of width {widths[0]} and pooled features of width {widths[1]} was passed, but '
+                    f'{type(encoder).__name__} makes {encoder.dim_latent} and {encoder.dim_pooled}: was it made by another?'
+                )
+        if len({len(encoding) for encoding in encodings}) > 1:
+            raise ShapeError(
+                f'the encodings describe batches of {[len(e) for e in encodings]} texts: every encoder needs the same'
+            )
+        return tuple(encodings)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TextSource:
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(self.__dict__, _memo=EncodingMemo(), _empty=EncodingMemo())
+        return copied

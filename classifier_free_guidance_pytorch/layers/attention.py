@@ -1,0 +1,162 @@
+"""Cross-attention from hiddens to text tokens, with a learned null key and value to attend to where there is no text.
+
+    hiddens <- hiddens + out(softmax(q k^T / sqrt(dim_head)) v),    k, v = [null, tokens]
+
+One key/value head is shared by all query heads (Shazeer, 2019, arXiv 1911.02150), so the heads fold into the query axis:
+`(b, n, heads * dim_head)` is viewed as `heads * n` queries of one head. Nothing is transposed or repeated, and
+`scaled_dot_product_attention` keeps its fused kernels with a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from classifier_free_guidance_pytorch.layers.condition import Condition, ConditioningLayer, Map, Row, add_row
+from classifier_free_guidance_pytorch.layers.layout import from_sequence, to_sequence
+
+
+@dataclass(eq=False)
+class KeyValues(Condition):
+    """Keys and values `(b, 1 + n, dim_head)`, the null ones first, and the mask `(b, 1 + n)`, True where to attend."""
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+
+    @property
+    def rows(self) -> int:
+        return self.keys.shape[0]
+
+    def map(self, fn: Map) -> KeyValues:
+        return KeyValues(fn(self.keys), fn(self.values), fn(self.mask))
+
+    def joined(self, other: Condition) -> Condition:
+        if not isinstance(other, KeyValues) or self.mask.shape[1] != other.mask.shape[1]:
+            return super().joined(other)
+        pairs = ((self.keys, other.keys), (self.values, other.values), (self.mask, other.mask))
+        return KeyValues(*(torch.cat(pair) for pair in pairs))
+
+
+@dataclass(eq=False)
+class Extrapolated(Condition):
+    """Two conditions whose attention features are combined inside the layer, as normalized attention guidance does."""
+
+    positive: KeyValues
+    negative: KeyValues
+    combine: Callable[[Tensor, Tensor], Tensor]
+
+    @property
+    def rows(self) -> int:
+        return max(self.positive.rows, self.negative.rows)
+
+    def map(self, fn: Map) -> Extrapolated:
+        return Extrapolated(self.positive.map(fn), self.negative.map(fn), self.combine)
+
+
+class Attention(nn.Module):
+    """The attention block itself, without the residual. See the module docstring for the formula."""
+
+    def __init__(self, dim: int, dim_hidden: int, dim_head: int, heads: int, flash: bool, learned_null: bool) -> None:
+        super().__init__()
+        self.dim_head, self.heads, self.flash = dim_head, heads, flash
+        self.norm = nn.LayerNorm(dim_hidden)
+        self.context_norm = nn.LayerNorm(dim)
+        if learned_null:
+            self.null_kv = nn.Parameter(torch.randn(2, 1, dim_head))
+        else:
+            self.register_buffer('null_kv', torch.zeros(2, 1, dim_head), persistent=False)
+        self.to_q = nn.Linear(dim_hidden, dim_head * heads, bias=False)
+        self.to_kv = nn.Linear(dim, dim_head * 2, bias=False)
+        self.to_out = nn.Linear(dim_head * heads, dim_hidden, bias=False)
+        nn.init.zeros_(self.to_out.weight)
+
+    def key_values(self, tokens: Tensor, mask: Tensor) -> KeyValues:
+        """Keys and values of the tokens `(b, n, dim)`, behind the null ones."""
+        keys_values = self.to_kv(self.context_norm(tokens))
+        null = self.null_kv.to(keys_values.dtype).flatten().expand(tokens.shape[0], 1, -1)  # keys first, as in to_kv
+        keys, values = torch.cat((null, keys_values), dim=1).chunk(2, dim=-1)
+        return KeyValues(keys, values, F.pad(mask, (1, 0), value=True))
+
+    def null_key_values(self) -> KeyValues:
+        """The null key and value alone, for any batch."""
+        return KeyValues(
+            self.null_kv[0, None], self.null_kv[1, None], torch.ones(1, 1, dtype=torch.bool, device=self.null_kv.device)
+        )
+
+    def null_row(self) -> Row:
+        """What `forward` returns at every position where only the null key is left: a softmax over one key is 1."""
+        return Row(self.to_out(self.null_kv[1].repeat(1, self.heads)))
+
+    def queries(self, x: Tensor) -> Tensor:
+        """Queries of the sequence `(b, n, dim_hidden)` with the heads folded in: `(b, n * heads, dim_head)`."""
+        queries: Tensor = self.to_q(self.norm(x))
+        return queries.view(x.shape[0], -1, self.dim_head)
+
+    def attend(self, queries: Tensor, condition: KeyValues) -> Tensor:
+        """Attention features, shaped like the queries."""
+        to_text = condition.expand(queries.shape[0])
+        q, k, v = queries, to_text.keys.to(queries.dtype), to_text.values.to(queries.dtype)
+        if not self.flash:
+            logits = torch.einsum('bid,bjd->bij', q, k) * self.dim_head**-0.5
+            logits = logits.masked_fill(~to_text.mask.unsqueeze(1), -torch.finfo(logits.dtype).max)
+            return torch.einsum('bij,bjd->bid', logits.softmax(dim=-1).to(v.dtype), v)
+        mask = to_text.mask[:, None, None]
+        return F.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), attn_mask=mask).squeeze(1)
+
+    def forward(self, x: Tensor, condition: KeyValues | Extrapolated) -> Tensor:
+        q = self.queries(x)
+        if isinstance(condition, Extrapolated):
+            positive, negative = self.attend(q, condition.positive), self.attend(q, condition.negative)
+            shape = (x.shape[0], x.shape[1], self.heads * self.dim_head)  # the norms of NAG run over all heads of a token
+            features = condition.combine(positive.reshape(shape), negative.reshape(shape))
+        else:
+            features = self.attend(q, condition).reshape(x.shape[0], x.shape[1], -1)
+        attended: Tensor = self.to_out(features)
+        return attended
+
+
+class CrossAttention(ConditioningLayer):
+    """Let every position of the hiddens attend to the tokens of its text; the residual is added outside the attention.
+
+    Starts as a no-op: the output projection is zero.
+
+    Args:
+        dim: width of the text tokens.
+        dim_hidden: width of the hiddens.
+        dim_head: width of a head.
+        heads: number of query heads; they share one key/value head.
+        flash: use the fused kernels of `F.scaled_dot_product_attention`; False writes the softmax out.
+        learned_null: learn the null key and value; False keeps them at zero, which adds nothing to the hiddens.
+
+    Example:
+        >>> layer = CrossAttention(dim=16, dim_hidden=8)
+        >>> condition = layer.condition(torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.bool))
+        >>> layer(torch.randn(2, 8, 4, 4), condition, channel_first=True).shape
+        torch.Size([2, 8, 4, 4])
+    """
+
+    def __init__(
+        self, dim: int, dim_hidden: int, dim_head: int = 64, heads: int = 8, flash: bool = True, learned_null: bool = True
+    ) -> None:
+        super().__init__()
+        self.dim_hidden = dim_hidden
+        self.attn = Attention(dim, dim_hidden, dim_head, heads, flash, learned_null)
+
+    def condition(self, tokens: Tensor, mask: Tensor) -> KeyValues:
+        """Keys and values of text tokens `(b, n, dim)` with mask `(b, n)`."""
+        return self.attn.key_values(tokens, mask)
+
+    def null_condition(self) -> Row:
+        """The condition of a text that is masked out altogether, for any batch: one vector, no query and no softmax."""
+        return self.attn.null_row()
+
+    def conditioned(self, hiddens: Tensor, condition: Condition, channel_first: bool) -> Tensor:
+        if isinstance(condition, Row):
+            return add_row(hiddens, condition, channel_first)
+        attended = self.attn(to_sequence(hiddens, channel_first), condition)
+        return hiddens + from_sequence(attended, hiddens, channel_first).to(hiddens.dtype)
