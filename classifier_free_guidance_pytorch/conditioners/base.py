@@ -13,9 +13,16 @@ from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb, check_drop_prob, drops_all, drops_nothing, keep_mask
-from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, CondFns, PreparedCondition, TextCondReturn
+from classifier_free_guidance_pytorch.conditioners.prepared import (
+    BranchCondition,
+    CondFns,
+    Ownership,
+    PreparedCondition,
+    TextCondReturn,
+)
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from classifier_free_guidance_pytorch.layers import CondFn
@@ -48,7 +55,8 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         self.cond_drop_prob = cond_drop_prob
         self.null = null
         self.conditioners = nn.ModuleList()
-        self.token = object()  # tells a prepared condition of this conditioner from one of its copies
+        self.ownership = Ownership()
+        self.register_load_state_dict_post_hook(_mark_stale)
 
     # what the kinds of conditioners differ in
 
@@ -68,6 +76,10 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
     @abstractmethod
     def count(self, features: Features) -> int:
         """How many texts the features describe."""
+
+    @abstractmethod
+    def expand(self, features: Features, rows: int) -> Features:
+        """The features of one text as those of `rows` equal texts, which dropout may then tell apart."""
 
     @abstractmethod
     def drop(self, features: Features, keep: Tensor) -> Features:
@@ -194,11 +206,16 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
             null = self.null_branch(features)
         else:
             null = self.condition(self.read(negative_texts, negative_text_embeds))
-        return PreparedCondition(self.condition(features), null, self.token, self.versions())
+        return PreparedCondition(self.condition(features), null, self.ownership, self.versions())
 
     def versions(self) -> tuple[int, ...]:
         """A count of in-place changes per weight: optimizer steps and loaded checkpoints raise it."""
         return tuple(p._version for p in self.parameters())
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and eval mode; what was prepared from weights that have changed since is marked stale."""
+        self.ownership.mark_stale(self.versions())
+        return super().train(mode)
 
     def check_prepared(self, prepared: PreparedCondition) -> None:
         """Refuse a condition that another conditioner made, or this one before its weights changed.
@@ -206,9 +223,10 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         Raises:
             UsageError: the condition would be silently wrong.
         """
-        if prepared.owner is not self.token:
+        if prepared.owner is not self.ownership:
             raise UsageError('this text_condition was prepared by another model (or by a copy): call prepare(texts) on this one')
-        if prepared.versions != self.versions():
+        # a traced graph cannot read versions: there the mark set by eval() and load_state_dict has to do
+        if prepared.stale or (not torch.compiler.is_compiling() and prepared.versions != self.versions()):
             raise UsageError('the weights have changed since this text_condition was prepared: call prepare(texts) again')
 
     # what 0.7.1's users reach for
@@ -232,6 +250,11 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
     def device(self) -> torch.device:
         """Where the conditioner's weights are."""
         return self.weight.device
+
+
+def _mark_stale(conditioner: Conditioner[Any], incompatible_keys: Any) -> None:
+    """After a checkpoint was loaded, nothing prepared before it is valid."""
+    conditioner.ownership.mark_stale(conditioner.versions())
 
 
 def identity(hiddens: Tensor) -> Tensor:

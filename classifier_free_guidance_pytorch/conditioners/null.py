@@ -64,6 +64,9 @@ class NullConditioner(Conditioner[None]):
     def count(self, features: None) -> int:
         return 1
 
+    def expand(self, features: None, rows: int) -> None:
+        return None
+
     def drop(self, features: None, keep: Tensor) -> None:
         return None
 

@@ -74,6 +74,9 @@ class PooledConditioner(Conditioner[Tensor]):
     def count(self, features: Tensor) -> int:
         return features.shape[0]
 
+    def expand(self, features: Tensor, rows: int) -> Tensor:
+        return features.expand(rows, -1)
+
     def null_feature(self) -> Tensor:
         """What stands in place of a dropped feature, `(1, dim)`."""
         if self.null == 'learned':

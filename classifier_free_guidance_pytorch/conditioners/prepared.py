@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -70,18 +71,41 @@ class BranchCondition:
         )
 
 
+class Ownership:
+    """Ties prepared conditions to the one conditioner that made them: a copy of the conditioner gets an ownership of its own."""
+
+    def __init__(self) -> None:
+        self.prepared: WeakSet[PreparedCondition] = WeakSet()
+
+    def mark_stale(self, versions: tuple[int, ...]) -> None:
+        """Mark what was prepared from other weights than these."""
+        for prepared in self.prepared:
+            prepared.stale = prepared.stale or prepared.versions != versions
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ownership:
+        return Ownership()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Ownership, ()
+
+
 @dataclass(eq=False)
 class PreparedCondition:
     """Conditions made once by `prepare`, for as many steps as you like: pass it as `text_condition=`.
 
     It moves with `.to(device, dtype)` and is indexed by sample, `prepared[2:4]`. It belongs to the conditioner that made it, and
-    is refused once that conditioner's weights have changed.
+    is refused once that conditioner's weights have changed: at every call, or, in a compiled model, from the next `eval()` or
+    `load_state_dict` on.
     """
 
     cond: BranchCondition
     null: BranchCondition
-    owner: Any
+    owner: Ownership
     versions: tuple[int, ...]
+    stale: bool = False
+
+    def __post_init__(self) -> None:
+        self.owner.prepared.add(self)
 
     def __len__(self) -> int:
         return self.cond.rows

@@ -97,6 +97,9 @@ class TokenConditioner(Conditioner[Tokens]):
     def count(self, features: Tokens) -> int:
         return features.per_encoder[0][0].shape[0]
 
+    def expand(self, features: Tokens, rows: int) -> Tokens:
+        return Tokens(tuple((t.expand(rows, -1, -1), m.expand(rows, -1)) for t, m in features.per_encoder))
+
     def empty(self) -> Tokens:
         """The tokens of the empty string, for one text."""
         return self.read_encodings(self.source.encode_empty(self.weight.device, self.weight.dtype))
