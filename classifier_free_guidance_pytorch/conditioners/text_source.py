@@ -42,12 +42,12 @@ class TextSource:
         texts = as_texts(texts)
         if not remember:
             return self._encode(texts, device, dtype)
-        encodings: Encodings = self._memo.recall((texts, device, dtype), lambda: self._encode(texts, device, dtype))
+        encodings: Encodings = self._memo.get((texts, device, dtype), lambda: self._encode(texts, device, dtype))
         return encodings
 
     def encode_empty(self, device: torch.device, dtype: torch.dtype) -> Encodings:
         """The encoding of the empty string, made once."""
-        encodings: Encodings = self._empty.recall((device, dtype), lambda: self._encode(('',), device, dtype))
+        encodings: Encodings = self._empty.get((device, dtype), lambda: self._encode(('',), device, dtype))
         return encodings
 
     def _encode(self, texts: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> Encodings:
