@@ -27,7 +27,7 @@ def hub():
     return TinyHub(_HF_HOME / 'hub')
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_t5(hub):
     """`model_types='t5'` works in this test: a tiny `google/t5-v1_1-base` is in the cache."""
     return hub.t5()

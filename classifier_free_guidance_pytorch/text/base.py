@@ -222,8 +222,8 @@ def encode_with(
     expected = (len(texts), encoder.dim_latent, encoder.dim_pooled)
     if got != expected:
         raise ConfigError(
-            f'{type(encoder).__name__}.encode returned (texts, dim_latent, dim_pooled) = {got}, but it was given {expected[0]} texts '
-            f'and states dim_latent={expected[1]}, dim_pooled={expected[2]}'
+            f'{type(encoder).__name__}.encode returned (texts, dim_latent, dim_pooled) = {got}, but it was given {expected[0]} '
+            f'texts and states dim_latent={expected[1]}, dim_pooled={expected[2]}'
         )
     return encoding.to(device, dtype)
 

@@ -65,8 +65,8 @@ def build_encoder(
         raise ConfigError(f'model_types has the class {model_type.__name__}: pass an instance of it')
     if name is not None or kwargs:
         raise ConfigError(
-            f'model_types has the object {model_type!r}, which is built already, so its entry of model_names and model_kwargs must '
-            f'be None, but got name={name!r} and kwargs={kwargs!r}'
+            f'model_types has the object {model_type!r}, which is built already, so its entry of model_names and model_kwargs '
+            f'must be None, but got name={name!r} and kwargs={kwargs!r}'
         )
     lacking = [attribute for attribute in _INTERFACE if not hasattr(model_type, attribute)]
     if lacking:

@@ -12,8 +12,7 @@ from classifier_free_guidance_pytorch.text.base import TextEncoder, masked_mean
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
 from classifier_free_guidance_pytorch.text.transformers_files import read_config, read_tokenizer, read_weights, tokenize
 
-# ByT5 and Flan are 't5' to transformers; their tokenizers differ, and those come with the checkpoint.
-_ENCODER_CLASSES = {'t5': 'T5EncoderModel', 'mt5': 'MT5EncoderModel', 'umt5': 'UMT5EncoderModel'}
+_TYPES = ('t5', 'mt5', 'umt5')
 _DEFAULT_MAX_LENGTH = 256  # relative positions set no limit; 256 tokens are what 0.7.1 and Imagen use
 
 
@@ -30,18 +29,18 @@ class T5Adapter(TextEncoder):
 
     def _read(self, max_length: int | None) -> None:
         config = read_config('T5Adapter', self.name)
-        if config.model_type not in _ENCODER_CLASSES:
+        if config.model_type not in _TYPES:
             raise ConfigError(
-                f'T5Adapter reads models of type {sorted(_ENCODER_CLASSES)}, but {self.name!r} is of type {config.model_type!r}: '
+                f'T5Adapter reads models of type {", ".join(_TYPES)}, but {self.name!r} is of type {config.model_type!r}: '
                 "use model_types='hf'"
             )
-        self._model_class = _ENCODER_CLASSES[config.model_type]
+        self._model_type = config.model_type
         self.dim_latent = self.dim_pooled = config.d_model
         self.max_text_len = max_length or _DEFAULT_MAX_LENGTH
         self.tokenizer = read_tokenizer('T5Adapter', self.name)
 
     def _load(self, dtype: torch.dtype) -> nn.Module:
-        return read_weights('T5Adapter', self.name, self._model_class, dtype)
+        return read_weights('T5Adapter', self.name, self._model_type, dtype)
 
     def _forward(self, network: Any, texts: tuple[str, ...], device: torch.device) -> TextEncoding:
         ids, mask, truncated = tokenize(self.tokenizer, texts, self.max_text_len)

@@ -63,7 +63,7 @@ def _declare_operators() -> None:
     import torch
 
     if not _declared:
-        library = torch.library.Library('torchvision', 'FRAGMENT')
+        library: Any = torch.library.Library('torchvision', 'FRAGMENT')  # type: ignore[no-untyped-call]
         for schema in _SCHEMAS:
             library.define(schema)
         _declared.append(library)
@@ -73,7 +73,7 @@ def _broken(error: BaseException) -> MissingDependencyError:
     import torch
 
     return MissingDependencyError(
-        f'torchvision is installed but cannot be imported beside torch {torch.__version__} ({type(error).__name__}: {error}), and '
-        'open_clip and transformers import it: install the torchvision that belongs to this torch, or uninstall torchvision '
+        f'torchvision is installed but cannot be imported beside torch {torch.__version__} ({type(error).__name__}: {error}), '
+        'and open_clip and transformers import it: install the torchvision that belongs to this torch, or uninstall torchvision '
         'if you do not use CLIP'
     )

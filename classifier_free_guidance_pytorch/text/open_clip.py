@@ -1,0 +1,240 @@
+"""The text towers of open_clip's models, with the activation that the weights were trained with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError, checked
+from classifier_free_guidance_pytorch.text.base import TextEncoder
+from classifier_free_guidance_pytorch.text.encoding import TextEncoding
+from classifier_free_guidance_pytorch.text.hub import read_model_files
+from classifier_free_guidance_pytorch.text.torchvision_repair import repair_torchvision
+from classifier_free_guidance_pytorch.text.transformers_files import read_config
+
+# Models whose default weights are settled; of any other with several, the user chooses.
+_DEFAULT_TAGS = {'ViT-B-32': 'laion2b_s34b_b79k'}
+_CHECKPOINT_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')  # open_clip's own order
+
+
+class OpenClipAdapter(TextEncoder):
+    """The text tower of an open_clip model: CLIP, CoCa, SigLIP and others.
+
+    Tokens are the last hidden state after the final norm; pooled is the projected and l2-normalised text embedding, whose
+    width may differ from that of the tokens. Start, text and end tokens are real. The network reads every text at its full
+    context length, as in training; the result is cut to the longest text of the batch.
+
+    OpenAI's and some other weights were trained with QuickGELU. Which ones, open_clip knows by their tag.
+
+    Args:
+        name: an architecture (`'ViT-B-32'`), `'hf-hub:org/model'` or `'local-dir:/folder'`.
+        pretrained: a tag of open_clip or the path of a checkpoint; None for the default of `ViT-B-32` or a model's only tag.
+        quick_gelu: force the activation of a checkpoint of your own; None takes what the tag or the architecture says.
+        device: keep the network on this device; None follows the caller.
+        dtype: run the network in this precision; None follows the caller.
+        max_length: truncate texts at this many tokens, at most the context length.
+        text_embed_pad_value: written at padding by `embed_text(..., return_text_encodings=True)`.
+
+    Raises:
+        ConfigError: an unknown architecture or tag, or a limit above the context length.
+        MissingDependencyError: open_clip, or a configuration or tokenizer, cannot be read.
+
+    Papers: https://arxiv.org/abs/2103.00020 (CLIP), https://arxiv.org/abs/2212.07143 (open_clip).
+    """
+
+    default_name = 'ViT-B-32'
+
+    @checked
+    def __init__(
+        self,
+        name: str | PathLike[str] | None = None,
+        *,
+        pretrained: str | PathLike[str] | None = None,
+        quick_gelu: bool | None = None,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        max_length: int | None = None,
+        text_embed_pad_value: float | int = 0.0,
+    ) -> None:
+        self.pretrained = None if pretrained is None else fspath(pretrained)
+        self.quick_gelu = quick_gelu
+        super().__init__(name, device=device, dtype=dtype, max_length=max_length, text_embed_pad_value=text_embed_pad_value)
+
+    def _read(self, max_length: int | None) -> None:
+        open_clip = import_open_clip()
+        if ':' not in self.name:
+            self.name = self.name.replace('/', '-')  # 'ViT-B/32' is how OpenAI writes it
+        config = read_open_clip_config(open_clip, self.name)
+        self._choose_weights(open_clip)
+        text = config['text_cfg']
+        width = text.get('width', 512)
+        if text.get('hf_model_name'):
+            width = read_config('OpenClipAdapter', text['hf_model_name']).hidden_size
+        self.dim_latent = width
+        self.dim_pooled = width if text.get('proj_type') == 'none' else config['embed_dim']
+        self.tokenizer = self._read_tokenizer(open_clip, bool(text.get('hf_tokenizer_name')))
+        self._context_length: int = self.tokenizer.context_length
+        self.max_text_len = max_length or self._context_length
+        if self.max_text_len > self._context_length:
+            raise ConfigError(
+                f'max_length={max_length} is more than the {self._context_length} tokens that {self.name!r} can read'
+            )
+
+    def _choose_weights(self, open_clip: Any) -> None:
+        """Settle `pretrained`, and what its tag says about the activation."""
+        if self.name.startswith(('hf-hub:', 'local-dir:')):
+            if self.pretrained is not None:
+                raise ConfigError(f'{self.name!r} comes with its weights, so pretrained={self.pretrained!r} must not be given')
+            return
+        tags = open_clip.list_pretrained_tags_by_model(self.name)
+        if self.pretrained is None:
+            self.pretrained = _DEFAULT_TAGS.get(self.name) or (tags[0] if len(tags) == 1 else None)
+        if self.pretrained is None:
+            raise ConfigError(f"{self.name!r} needs model_kwargs={{'pretrained': ...}}: {_choices(tags)}")
+        if open_clip.is_pretrained_cfg(self.name, self.pretrained):
+            stated = bool(open_clip.get_pretrained_cfg(self.name, self.pretrained).get('quick_gelu', False))
+            self.quick_gelu = stated if self.quick_gelu is None else self.quick_gelu
+        elif not Path(self.pretrained).is_file():
+            raise ConfigError(f'pretrained={self.pretrained!r} is neither a file nor a tag of {self.name!r}: {_choices(tags)}')
+
+    def _read_tokenizer(self, open_clip: Any, from_hub: bool) -> Any:
+        """The tokenizer; only a Hugging Face one has files to read."""
+        if not from_hub:
+            return open_clip.get_tokenizer(self.name)
+        return read_model_files(
+            'OpenClipAdapter', self.name, lambda local: open_clip.get_tokenizer(self.name, local_files_only=local)
+        )  # fmt: skip
+
+    def _weights_key(self) -> Hashable:
+        return type(self), self.name, self.pretrained, self.quick_gelu
+
+    def _load(self, dtype: torch.dtype) -> nn.Module:
+        open_clip = import_open_clip()
+        checkpoint = self.pretrained
+        if checkpoint is not None and not Path(checkpoint).is_file():
+            checkpoint = find_checkpoint(open_clip, open_clip.get_pretrained_cfg(self.name, checkpoint))
+        model = read_model_files(
+            'OpenClipAdapter',
+            self.name.partition(':')[2] or self.name,
+            lambda local: open_clip.create_model(
+                self.name, checkpoint, force_quick_gelu=bool(self.quick_gelu), force_custom_text=True
+            ),
+        )
+        tower: Any = model.text  # the image tower is dropped here
+        if not hasattr(tower, 'output_tokens'):
+            raise ConfigError(f'the text tower of {self.name!r}, {type(tower).__name__}, does not give its tokens')
+        tower.output_tokens = True
+        network: nn.Module = tower.to(dtype)
+        return network
+
+    def _forward(self, network: Any, texts: tuple[str, ...], device: torch.device) -> TextEncoding:
+        ids, mask = self._tokenize(texts)
+        pooled, tokens = network(ids.to(device))
+        # A tower that pools its CLS token gives the tokens without it.
+        mask = mask[:, mask.shape[1] - tokens.shape[1] :].to(device)
+        longest = int((mask * torch.arange(1, mask.shape[1] + 1, device=device)).max())
+        return TextEncoding(tokens[:, :longest], mask[:, :longest], F.normalize(pooled, dim=-1))
+
+    def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask at the full context length, `(b, n)`."""
+        ids = self.tokenizer(list(texts), context_length=self.max_text_len)
+        mask = self._real(ids)
+        for row in mask.all(dim=1).nonzero().flatten().tolist():
+            if self._real(self.tokenizer([texts[row]], context_length=self.max_text_len + 1)).all():
+                self._warn_truncated(texts[row])
+                break
+        missing = self._context_length - ids.shape[1]
+        return F.pad(ids, (0, missing), value=self._pad_id()), F.pad(mask, (0, missing))
+
+    def _real(self, ids: Tensor) -> Tensor:
+        """Which tokens are not padding.
+
+        Everything up to the end token is real. By that token, and not by the padding's id, because the two may be one
+        (SigLIP), or because the padding's id may also be a word's (CLIP's is that of '!').
+        """
+        end = self._end_id()
+        if end is None:
+            return ids != self._pad_id()
+        ends = (ids == end).int()
+        before_or_at = ends.cumsum(dim=1) - ends == 0
+        return torch.where(ends.any(dim=1, keepdim=True), before_or_at, ids != self._pad_id())
+
+    def _end_id(self) -> int | None:
+        """The end token of open_clip's tokenizer, or of the Hugging Face tokenizer in it (which may have been stripped of it)."""
+        if hasattr(self.tokenizer, 'eot_token_id'):
+            return int(self.tokenizer.eot_token_id)
+        if getattr(self.tokenizer, 'strip_sep_token', False) or getattr(self.tokenizer, 'tokenizer_mode', ''):
+            return None
+        inner = self.tokenizer.tokenizer
+        return inner.sep_token_id if inner.eos_token_id is None else inner.eos_token_id  # type: ignore[no-any-return]
+
+    def _pad_id(self) -> int:
+        inner = getattr(self.tokenizer, 'tokenizer', None)
+        return 0 if inner is None or inner.pad_token_id is None else int(inner.pad_token_id)
+
+
+def import_open_clip() -> Any:
+    """open_clip, with torchvision repaired first."""
+    repair_torchvision()
+    try:
+        import open_clip
+    except ImportError as error:
+        raise MissingDependencyError(f"model_types='clip' needs open_clip ({error}): pip install open_clip_torch") from error
+    return open_clip
+
+
+def read_open_clip_config(open_clip: Any, name: str) -> dict[str, Any]:
+    """The model's configuration, without its weights."""
+    schema, _, identifier = name.partition(':')
+    if schema == 'local-dir' or schema == 'hf-hub':
+
+        def read(local: bool) -> Any:
+            folder = Path(identifier)
+            path: Any = folder / 'open_clip_config.json'
+            if schema == 'hf-hub':
+                from huggingface_hub import hf_hub_download
+
+                path = hf_hub_download(identifier, 'open_clip_config.json', local_files_only=local)
+            return json.loads(Path(path).read_text())
+
+        config = read_model_files('OpenClipAdapter', identifier, read)
+        config = config.get('model_cfg', config)
+    else:
+        config = open_clip.get_model_config(name)
+        if config is None:
+            raise ConfigError(
+                f'open_clip knows no model {name!r}: pass one of open_clip.list_models(), "hf-hub:..." or "local-dir:..."'
+            )
+    if 'text_cfg' not in config or 'embed_dim' not in config:
+        raise ConfigError(f'the configuration of {name!r} has no text tower: it holds {sorted(config)}')
+    found: dict[str, Any] = config
+    return found
+
+
+def find_checkpoint(open_clip: Any, tag: dict[str, Any]) -> str:
+    """The checkpoint of a tag: from the cache if it is there (without asking the hub), else downloaded."""
+    repository, _, filename = tag.get('hf_hub', '').rpartition('/')
+
+    def read(local: bool) -> str:
+        if not local or not repository:
+            return str(open_clip.download_pretrained(tag))
+        from huggingface_hub import try_to_load_from_cache
+
+        for candidate in (filename,) if filename else _CHECKPOINT_FILES:
+            path = try_to_load_from_cache(repository, candidate)
+            if isinstance(path, str):
+                return path
+        raise FileNotFoundError(f'no checkpoint of {repository} in the cache')
+
+    return read_model_files('OpenClipAdapter', repository or tag.get('url', ''), read)
+
+
+def _choices(tags: list[str]) -> str:
+    return f'pass the path of a checkpoint, or one of {", ".join(tags)}' if tags else 'pass the path of a checkpoint'
