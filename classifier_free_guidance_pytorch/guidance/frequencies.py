@@ -1,0 +1,101 @@
+"""Frequency-decoupled guidance: a scale per level of a Laplacian pyramid.
+
+The pyramid is linear and collapses to what it was built from, so it is built once, of `c - u`, in place of once for each:
+`collapse(u_l + s_l * (c_l - u_l)) = c + collapse((s_l - 1) * d_l)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
+
+from .checks import Scale, check_alike
+from .reductions import widened
+
+
+def fdg(cond: Tensor, null: Tensor, scales: Sequence[Scale] = (10.0, 5.0)) -> Tensor:
+    """Guide each band of frequencies at its own scale: `u_l + s_l * (c_l - u_l)` on every level of a Laplacian pyramid.
+
+    Args:
+        cond: Prediction under the condition: images `(b, c, h, w)` of any size, video `(b, c, f, h, w)` frame by frame,
+            signals `(b, c, n)` or `(b, n)`.
+        null: Prediction under the null condition, same shape.
+        scales: One per level, finest first, each a number or one value per sample. All 1 returns `cond`.
+
+    Returns:
+        The guided prediction, in the shape and dtype of `cond`.
+
+    Raises:
+        ConfigError: No scales.
+        ShapeError: A scale is neither a number nor one value per sample.
+
+    Frequency-Decoupled Guidance, arXiv 2506.19713, algorithm 2; low scales belong to low frequencies.
+
+    >>> import torch
+    >>> c, u = torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)      # a constant has low frequencies only
+    >>> fdg(c, u, (10., 5.)).unique()
+    tensor([5.])
+    """
+    if len(scales) == 0:
+        raise ConfigError('fdg: scales must hold at least one number, finest level first, got none')
+    check_alike('fdg', (('cond', cond), ('null', null)))
+    difference = _as_images(widened(cond) - widened(null))
+    weights = [_per_sample(scale, difference) - 1 for scale in scales]
+    bands = [difference]
+    for _ in scales[1:]:
+        bands.append(_down(bands[-1]))
+    guided = weights[-1] * bands[-1]
+    # up() is linear: up(guided) + w * (band - up(coarser)) needs one up() per level
+    for weight, band, coarser in zip(weights[-2::-1], bands[-2::-1], bands[:0:-1], strict=True):
+        guided = weight * band + _up(guided - weight * coarser, band)
+    return (cond + guided.reshape(cond.shape)).to(cond.dtype)
+
+
+def _as_images(x: Tensor) -> Tensor:
+    """Give images (b, c, h, w) or signals (b, c, n); whatever lies between batch and them counts as channels."""
+    if x.ndim == 2:
+        return x.unsqueeze(1)
+    return x if x.ndim <= 4 else x.flatten(1, -3)
+
+
+def _per_sample(scale: Scale, like: Tensor) -> Scale:
+    """Align a number or one value per sample with the images."""
+    if not isinstance(scale, Tensor):
+        return scale
+    if scale.ndim > 1 or scale.numel() not in (1, like.shape[0]):
+        raise ShapeError(
+            f'fdg: a scale has shape {tuple(scale.shape)} for a batch of {like.shape[0]}; '
+            'a level takes a number or one value per sample'
+        )
+    return scale.to(like).reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _blur(x: Tensor) -> Tensor:
+    """Apply the binomial filter (1, 4, 6, 4, 1) / 16 along each spatial dimension, edges reflected."""
+    for axis in range(2, x.ndim):
+        size = x.shape[axis]
+        padding = (0, 0) * (x.ndim - 1 - axis) + (2, 2)
+        # reflection needs three values; shorter sides repeat their edge
+        padded = F.pad(x, padding + (0, 0) * (axis - 2), mode='reflect' if size > 2 else 'replicate')
+        a, b, c, d, e = (padded.narrow(axis, start, size) for start in range(5))
+        x = (a + e + 4 * (b + d) + 6 * c) / 16
+    return x
+
+
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize linearly along each spatial dimension, pixel centres aligned."""
+    return F.interpolate(x, size=list(size), mode='linear' if x.ndim == 3 else 'bilinear', align_corners=False)
+
+
+def _down(x: Tensor) -> Tensor:
+    """Blur, then halve; an odd side is rounded up, so nothing shrinks below one value."""
+    return _resize(_blur(x), [(side + 1) // 2 for side in x.shape[2:]])
+
+
+def _up(x: Tensor, like: Tensor) -> Tensor:
+    """Grow to the size of the finer level, then blur."""
+    return _blur(_resize(x, like.shape[2:]))

@@ -1,0 +1,137 @@
+"""Post-steps: what is done to a guided prediction, with the conditional one as the measure.
+
+A post-step is any callable `(guided, cond) -> Tensor`. Those here are frozen and hashable, like rules, and are chained with
+`rule.then(step)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .checks import check_alike, check_number
+from .reductions import Dims, norm, ratio, spread, widened
+
+
+def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
+    """Give the guided prediction back the contrast of `cond`: `phi * g * std(c)/std(g) + (1-phi) * g`.
+
+    Args:
+        guided: Guided prediction `g`, `(b, ...)`.
+        cond: Conditional prediction `c`, same shape.
+        phi: 0 changes nothing, 1 restores the standard deviation fully; the paper uses 0.7.
+
+    Returns:
+        The rescaled prediction, in the shape and dtype of `guided`. A sample without spread is returned unchanged.
+
+    Common Diffusion Noise Schedules and Sample Steps are Flawed, arXiv 2305.08891, eq. 15 and 16.
+
+    >>> import torch
+    >>> rescale(torch.tensor([[0., 8.]]), torch.tensor([[0., 2.]]), 0.5)
+    tensor([[0., 5.]])
+    """
+    check_alike('rescale', (('guided', guided), ('cond', cond)))
+    factor = 1 + phi * (ratio(spread(cond), spread(guided), otherwise=1.0) - 1)
+    return (widened(guided) * factor).to(guided.dtype)
+
+
+def renorm(guided: Tensor, cond: Tensor, r: float = 1.0, lo: float = 0.0, dim: Dims = None) -> Tensor:
+    """Never let the guided prediction outgrow `cond`: `g * clamp(r * |c| / |g|, lo, 1)`.
+
+    Args:
+        guided: Guided prediction `g`, `(b, ...)`.
+        cond: Conditional prediction `c`, same shape.
+        r: How many times as long as `cond` it may be.
+        lo: The smallest factor allowed; 1 switches renormalisation off.
+        dim: Dimensions of a vector: all but the batch (Lumina2), or -1 for tokens `(b, n, d)` (Qwen-Image, LongCat).
+
+    Returns:
+        The renormalised prediction, in the shape and dtype of `guided`.
+
+    CFG renormalisation, as in Lumina-Image 2.0 (arXiv 2503.21758) and Qwen-Image (arXiv 2508.02324).
+
+    >>> import torch
+    >>> renorm(torch.tensor([[6., 8.]]), torch.tensor([[3., 4.]]))
+    tensor([[3., 4.]])
+    """
+    check_alike('renorm', (('guided', guided), ('cond', cond)))
+    factor = (r * ratio(norm(cond, dim), norm(guided, dim), otherwise=1.0)).clamp(lo, 1.0)
+    return (widened(guided) * factor).to(guided.dtype)
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """The post-step `rescale(guided, cond, phi)`.
+
+    >>> Rescale(0.7)
+    Rescale(phi=0.7)
+    """
+
+    phi: float = 0.7
+
+    keeps_cond = True
+    """A guided prediction equal to `cond` passes unchanged."""
+
+    def __post_init__(self) -> None:
+        check_number('Rescale', 'phi', self.phi, 0, 1)
+
+    def __call__(self, guided: Tensor, cond: Tensor) -> Tensor:
+        return rescale(guided, cond, self.phi)
+
+
+@dataclass(frozen=True)
+class Renorm:
+    """The post-step `renorm(guided, cond, r, lo, dim)`.
+
+    >>> Renorm(dim=-1)
+    Renorm(r=1.0, lo=0.0, dim=-1)
+    """
+
+    r: float = 1.0
+    lo: float = 0.0
+    dim: Dims = None
+
+    def __post_init__(self) -> None:
+        check_number('Renorm', 'r', self.r, 0)
+        check_number('Renorm', 'lo', self.lo, 0, 1)
+
+    @property
+    def keeps_cond(self) -> bool:
+        """Whether a guided prediction equal to `cond` passes unchanged."""
+        return self.r >= 1
+
+    def __call__(self, guided: Tensor, cond: Tensor) -> Tensor:
+        return renorm(guided, cond, self.r, self.lo, self.dim)
+
+
+def rescale_to_cond(phi: float = 0.7) -> Rescale:
+    """Make the post-step that restores the contrast of the conditional prediction.
+
+    Args:
+        phi: How much of it, in [0, 1].
+
+    Returns:
+        A post-step for `rule.then(...)`.
+
+    >>> rescale_to_cond(0.5)
+    Rescale(phi=0.5)
+    """
+    return Rescale(phi)
+
+
+def renorm_to_cond(r: float = 1.0, lo: float = 0.0, dim: Dims = None) -> Renorm:
+    """Make the post-step that keeps the guided prediction no longer than `r` times the conditional one.
+
+    Args:
+        r: How many times as long it may be.
+        lo: The smallest factor allowed, in [0, 1].
+        dim: Dimensions of a vector, all but the batch by default.
+
+    Returns:
+        A post-step for `rule.then(...)`.
+
+    >>> renorm_to_cond(dim=-1)
+    Renorm(r=1.0, lo=0.0, dim=-1)
+    """
+    return Renorm(r, lo, dim)

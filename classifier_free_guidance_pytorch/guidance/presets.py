@@ -1,0 +1,65 @@
+"""Settings published in papers, each with its source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from classifier_free_guidance_pytorch.errors import ConfigError
+
+from .checks import Scale
+from .many_rules import Chain, Weak
+from .post_steps import rescale_to_cond
+from .rule import Rule
+from .rules import CFG, FDG, NAG
+from .schedules import Schedule, interval
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A rule and a scale that were published together.
+
+    Args:
+        rule: The rule.
+        scale: The scale, or a schedule of it, in this library's convention (1 is off).
+        model: The model they were tuned for.
+        source: Where they are written.
+    """
+
+    rule: Rule
+    scale: float | Schedule
+    model: str
+    source: str
+
+    def at(self, progress: float | None = None, *, sigma: Scale | None = None) -> Scale:
+        """Return the scale at a step, whether or not it changes."""
+        return self.scale(progress, sigma=sigma) if isinstance(self.scale, Schedule) else self.scale
+
+
+PRESETS: dict[str, Preset] = {
+    'rescale': Preset(
+        CFG().then(rescale_to_cond(0.7)), 7.5, 'Stable Diffusion 2.1-v, zero terminal SNR', 'arXiv 2305.08891, section 3.4'
+    ),
+    'interval-sdxl': Preset(CFG(), interval(7.5, sigma=(0.28, 5.42)), 'Stable Diffusion XL', 'arXiv 2404.07724'),
+    'fdg-sdxl': Preset(FDG((10.0, 5.0)), 10.0, 'Stable Diffusion XL', 'arXiv 2506.19713, table 8'),
+    'instruct-pix2pix': Preset(Chain((1.5, 7.5)), 7.5, 'InstructPix2Pix', 'arXiv 2211.09800'),
+    'autoguidance-edm2-s': Preset(Weak(1.1), 1.0, 'EDM2-S on ImageNet-512, FID', 'arXiv 2406.02507 (guidance 2.10)'),
+    'autoguidance-edm2-xxl': Preset(Weak(1.05), 1.0, 'EDM2-XXL on ImageNet-512, FID', 'arXiv 2406.02507 (guidance 2.05)'),
+    'nag-flux': Preset(NAG(tau=2.5, alpha=0.25), 5.0, 'FLUX.1-schnell', 'arXiv 2505.21179'),
+}
+
+
+def preset(name: str) -> Preset:
+    """Look up a published setting.
+
+    Args:
+        name: One of `guidance.PRESETS`.
+
+    Raises:
+        ConfigError: An unknown name.
+
+    >>> preset('instruct-pix2pix').rule
+    Chain(scales=(1.5, 7.5))
+    """
+    if name not in PRESETS:
+        raise ConfigError(f'unknown preset {name!r}; expected one of {", ".join(map(repr, PRESETS))}')
+    return PRESETS[name]
