@@ -1,5 +1,9 @@
-"""Text conditioning and guidance for any PyTorch module."""
+"""Text conditioning and guidance for any PyTorch module.
 
+    strings -> encoders -> dropout / null -> conditioning layers -> callables in your forward -> two predictions -> a guidance rule
+"""
+
+from classifier_free_guidance_pytorch import guidance
 from classifier_free_guidance_pytorch.conditioners import (
     AttentionTextConditioner,
     ConcatTextConditioner,
@@ -7,6 +11,26 @@ from classifier_free_guidance_pytorch.conditioners import (
     TextConditioner,
     TextEmbeddingReturner,
 )
+from classifier_free_guidance_pytorch.decorator import classifier_free_guidance, classifier_free_guidance_class_decorator
 from classifier_free_guidance_pytorch.text import TextEncoding
+from classifier_free_guidance_pytorch.text.hugging_face import BGEAdapter, HFTextAdapter
+from classifier_free_guidance_pytorch.text.open_clip import OpenClipAdapter
+from classifier_free_guidance_pytorch.text.t5 import T5Adapter
 
 __version__ = '1.0.0'
+
+__all__ = [
+    'AttentionTextConditioner',
+    'BGEAdapter',
+    'ConcatTextConditioner',
+    'HFTextAdapter',
+    'NullConditioner',
+    'OpenClipAdapter',
+    'T5Adapter',
+    'TextConditioner',
+    'TextEmbeddingReturner',
+    'TextEncoding',
+    'classifier_free_guidance',
+    'classifier_free_guidance_class_decorator',
+    'guidance',
+]

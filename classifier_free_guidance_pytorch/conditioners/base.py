@@ -8,7 +8,7 @@ bind      conditions                 -> callables for the hiddens
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 import torch
@@ -56,7 +56,7 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         self.null = null
         self.conditioners = nn.ModuleList()
         self.ownership = Ownership()
-        self.register_load_state_dict_post_hook(_mark_stale)
+        self.register_load_state_dict_post_hook(_mark_stale)  # type: ignore[no-untyped-call]
 
     # what the kinds of conditioners differ in
 
@@ -133,15 +133,14 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
             return self.null_branch(features)
         return self.condition(self.drop(features, keep_mask(drop_prob, self.count(features), self.weight.device)))
 
-    def bind(self, branch: BranchCondition, repeat_batch: int | Sequence[int] = 1) -> tuple[Callable[[Tensor], Tensor], ...]:
-        """One callable per hidden dimension."""
+    def bind(self, branch: BranchCondition, repeat_batch: int | Sequence[int] = 1) -> CondFns:
+        """One callable per hidden dimension; identities for a conditioner without layers."""
+        if not branch.layers:
+            return CondFns((identity,) * len(self.hidden_dims), branch.text_cond)
         repeats = per_hidden(repeat_batch, self.hidden_dims, 'repeat_batch')
-        return tuple(
-            CondFn(layer, condition.repeat(times), channel_first)  # type: ignore[arg-type]
-            for layer, condition, times, channel_first in zip(
-                self.conditioners, branch.layers, repeats, self.hiddens_channel_first, strict=True
-            )
-        )
+        bound: Iterable[Any] = zip(self.conditioners, branch.layers, repeats, self.hiddens_channel_first, strict=True)
+        fns = (CondFn(layer, condition.repeat(times), channel_first) for layer, condition, times, channel_first in bound)
+        return CondFns(fns, branch.text_cond)
 
     def forward(
         self,
@@ -173,7 +172,7 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         if cond_drop_prob is not None:
             check_drop_prob(cond_drop_prob, len(self.source.encoders))
         branch = self.branch(self.read(texts, text_embeds), cond_drop_prob)
-        cond_fns = CondFns(self.bind(branch, repeat_batch), branch.text_cond)
+        cond_fns = self.bind(branch, repeat_batch)
         wants_pair = type(self).return_text_cond if return_text_cond is None else return_text_cond
         return (cond_fns, branch.text_cond) if wants_pair else cond_fns
 

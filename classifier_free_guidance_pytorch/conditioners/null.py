@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.conditioners.base import Conditioner, TextEmbeds, identity
+from classifier_free_guidance_pytorch.conditioners.base import Conditioner, TextEmbeds
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
@@ -50,9 +50,6 @@ class NullConditioner(Conditioner[None]):
 
     def null_branch(self, features: None = None) -> BranchCondition:
         return BranchCondition((), TextCondReturn(None, None))
-
-    def bind(self, branch: BranchCondition, repeat_batch: int | Sequence[int] = 1) -> tuple[Callable[[Tensor], Tensor], ...]:
-        return (identity,) * len(self.hidden_dims)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         raise UsageError('a NullConditioner has no text encoder: choose another text_condition_type to embed texts')

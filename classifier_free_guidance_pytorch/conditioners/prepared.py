@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import UsageError
@@ -32,6 +33,21 @@ class TextCondReturn(NamedTuple):
     def to(self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None) -> TextCondReturn:
         """Move to a device and / or a floating dtype; the mask stays boolean."""
         return self.map(lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))
+
+    def expand(self, rows: int) -> TextCondReturn:
+        """The feature of one text, seen as `rows` equal ones (no copy); any other number stays."""
+        return self if self.embed is None or len(self.embed) != 1 else self.map(lambda t: t.expand(rows, *t.shape[1:]))
+
+    def joined(self, other: TextCondReturn) -> TextCondReturn:
+        """The rows of both, with tokens padded to the longer."""
+        if self.embed is None or other.embed is None:
+            return self
+        if self.mask is None or other.mask is None:
+            return TextCondReturn(torch.cat((self.embed, other.embed)), None)
+        longest = max(self.mask.shape[1], other.mask.shape[1])
+        pairs = [(embed, mask, longest - mask.shape[1]) for embed, mask in ((self.embed, self.mask), (other.embed, other.mask))]
+        embeds = [F.pad(embed, (0, 0, 0, missing)) for embed, _, missing in pairs]
+        return TextCondReturn(torch.cat(embeds), torch.cat([F.pad(mask, (0, missing)) for _, mask, missing in pairs]))
 
 
 class CondFns(tuple[Callable[[Tensor], Tensor], ...]):
@@ -64,11 +80,12 @@ class BranchCondition:
 
     def expand(self, rows: int) -> BranchCondition:
         """A branch of one text, seen as `rows` equal ones (no copy)."""
-        if self.rows == rows:
-            return self
-        return BranchCondition(
-            tuple(layer.expand(rows) for layer in self.layers), self.text_cond.map(lambda t: t.expand(rows, *t.shape[1:]))
-        )
+        return BranchCondition(tuple(layer.expand(rows) for layer in self.layers), self.text_cond.expand(rows))
+
+    def joined(self, other: BranchCondition) -> BranchCondition:
+        """One branch for a batch whose first rows are of this one and whose last rows are of the other."""
+        layers = tuple(first.joined(second) for first, second in zip(self.layers, other.layers, strict=True))
+        return BranchCondition(layers, self.text_cond.joined(other.text_cond))
 
 
 class Ownership:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
 
-from classifier_free_guidance_pytorch.conditioners.base import identity
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.text_source import TextSource
 from classifier_free_guidance_pytorch.conditioners.tokens import TokenConditioner, Tokens
@@ -72,6 +70,3 @@ class TextEmbeddingReturner(TokenConditioner):
             one = self.weight.new_zeros(1, 1, self.dim_latent)
             features = Tokens(((one, torch.zeros(1, 1, dtype=torch.bool, device=one.device)),))
         return self.condition(self.drop(features, features.per_encoder[0][1].new_zeros(self.count(features), 1)))
-
-    def bind(self, branch: BranchCondition, repeat_batch: int | Sequence[int] = 1) -> tuple[Callable[[Tensor], Tensor], ...]:
-        return (identity,) * len(self.hidden_dims)

@@ -1,0 +1,226 @@
+"""`classifier_free_guidance_class_decorator`: text conditioning and guidance for a whole class.
+
+The class itself is changed, not wrapped: pickling, `isinstance`, subclassing and `super()` work as before. A subclass inherits
+all of it; its own `forward(self, x, cond_fns)` is guided too.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar
+
+from torch import nn
+
+from classifier_free_guidance_pytorch.conditioners import (
+    AttentionTextConditioner,
+    ConcatTextConditioner,
+    Conditioner,
+    NullConditioner,
+    PreparedCondition,
+    TextConditioner,
+    TextEmbeddingReturner,
+)
+from classifier_free_guidance_pytorch.decorator.method import guided
+from classifier_free_guidance_pytorch.decorator.signature import RAW_TEXT_COND, KeyNames, with_keywords
+from classifier_free_guidance_pytorch.errors import ConfigError
+
+CONDITIONERS: dict[str, type[Conditioner[Any]]] = {
+    'film': TextConditioner,
+    'attention': AttentionTextConditioner,
+    'concat': ConcatTextConditioner,
+    'raw': TextEmbeddingReturner,
+    'null': NullConditioner,
+}
+PREFIX = 'text_condition_'
+_PENDING = '_pending_text_condition'
+
+M = TypeVar('M', bound=type[nn.Module])
+
+
+def classifier_free_guidance_class_decorator(
+    orig_class: M | None = None,
+    cond_drop_prob_keyname: str = 'cond_drop_prob',
+    texts_key_name: str = 'texts',
+    text_embeds_key_name: str = 'text_embeds',
+    cond_fns_keyname: str = 'cond_fns',
+    text_conditioner_name: str = 'text_conditioner',
+) -> Any:
+    """Make a module follow text: `text_condition_*` at construction, `texts=` and `cond_scale=` at call time.
+
+    The constructor takes every argument of the conditioner behind `text_condition_`, and `text_condition_type` in `film`,
+    `attention`, `concat`, `raw` and `null`. `forward` receives `cond_fns` (one callable per hidden dimension) and / or
+    `raw_text_cond` (embeddings and mask), whichever its signature names. In training every sample loses its text with
+    `cond_drop_prob`; in eval mode the prediction is guided, `null + cond_scale * (cond - null)` (arXiv 2207.12598).
+
+    Added methods: `embed_texts`, `encode_texts`, `prepare`, and the property `max_cond_text_len`.
+
+    Args:
+        orig_class: the class; left out when decorating with arguments.
+        cond_drop_prob_keyname: the call-time keyword for the drop probability.
+        texts_key_name: the call-time keyword for texts; negative texts are `negative_` in front of it.
+        text_embeds_key_name: the call-time keyword for embeddings; likewise.
+        cond_fns_keyname: the parameter of `forward` that receives the callables.
+        text_conditioner_name: the attribute that holds the conditioner.
+
+    Raises:
+        ConfigError: not a module, a forward that names neither parameter, or a class decorated before with other names.
+
+    Example:
+        >>> import torch
+        >>> @classifier_free_guidance_class_decorator
+        ... class MLP(torch.nn.Module):
+        ...     def __init__(self, dim):
+        ...         super().__init__()
+        ...         self.out = torch.nn.Linear(dim, dim)
+        ...     def forward(self, x, cond_fns):
+        ...         (condition,) = cond_fns
+        ...         return self.out(condition(x))
+        >>> mlp = MLP(8, text_condition_model_types='mini', text_condition_hidden_dims=(8,)).eval()
+        >>> mlp(torch.randn(2, 8), texts=['a red circle', 'a blue square'], cond_scale=3.).shape
+        torch.Size([2, 8])
+    """
+    names = KeyNames(cond_drop_prob_keyname, texts_key_name, text_embeds_key_name, cond_fns_keyname, text_conditioner_name)
+    return (lambda cls: _decorate(cls, names)) if orig_class is None else _decorate(orig_class, names)
+
+
+def _decorate(cls: M, names: KeyNames) -> M:
+    """Add text conditioning and guidance to a class, in place."""
+    if not isinstance(cls, type) or not issubclass(cls, nn.Module):
+        raise ConfigError(f'classifier_free_guidance_class_decorator is for classes of torch.nn.Module, but got {cls!r}')
+    decorated_with = getattr(cls.forward, '__cfg_names__', None)
+    if decorated_with is not None:  # by itself, or because a base class is decorated
+        if decorated_with != names:
+            raise ConfigError(f'{cls.__name__} is decorated already, with other names: {decorated_with} and not {names}')
+        return cls
+    if not _injects(cls.forward, names):
+        raise ConfigError(
+            f'{cls.__name__}.forward{inspect.signature(cls.forward)} has no way to receive a condition: name the parameter '
+            f'{names.cond_fns!r} (one callable per hidden dimension) or {RAW_TEXT_COND!r} (embeddings and mask)'
+        )
+    vars_of: Any = cls  # a class is changed in place here, which its type does not foresee
+    vars_of.forward = guided(cls.forward, names)
+    vars_of.__init__ = _taking_text_condition(cls.__init__, names)
+    for added in (embed_texts, encode_texts, prepare):
+        if not hasattr(cls, added.__name__):
+            setattr(cls, added.__name__, _through(added, names))
+    if not hasattr(cls, 'max_cond_text_len'):
+        vars_of.max_cond_text_len = property(lambda self: getattr(self, names.text_conditioner).max_text_len)
+    _decorate_subclasses(cls, names)
+    return cls
+
+
+def _injects(forward: Callable[..., Any], names: KeyNames) -> bool:
+    """Whether a forward names a parameter for conditions."""
+    return bool({names.cond_fns, RAW_TEXT_COND} & set(inspect.signature(forward).parameters))
+
+
+def _decorate_subclasses(cls: type, names: KeyNames) -> None:
+    """From now on, what a subclass overrides is decorated like the class itself."""
+    vars_of: Any = cls
+    own_hook = cls.__dict__.get('__init_subclass__')
+
+    def init_subclass(sub: Any, /, **kwargs: Any) -> None:
+        if own_hook is not None:
+            own_hook.__get__(None, sub)(**kwargs)
+        else:
+            super(vars_of, sub).__init_subclass__(**kwargs)
+        if '__init__' in sub.__dict__:
+            sub.__init__ = _taking_text_condition(sub.__init__, names)
+        own_forward = sub.__dict__.get('forward')
+        if own_forward is not None and not hasattr(own_forward, '__cfg_names__') and _injects(own_forward, names):
+            sub.forward = guided(own_forward, names)
+
+    vars_of.__init_subclass__ = classmethod(init_subclass)
+
+
+def _taking_text_condition(init: Callable[..., None], names: KeyNames) -> Callable[..., None]:
+    """A constructor that takes `text_condition_*`, and builds the conditioner once the innermost decorated one has run."""
+    own = set(inspect.signature(init).parameters)
+
+    @wraps(init)
+    def init_with_text(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        taken = {name[len(PREFIX) :]: kwargs.pop(name) for name in list(kwargs) if name.startswith(PREFIX) and name not in own}
+        pending = self.__dict__.setdefault(_PENDING, {})
+        for name, value in taken.items():
+            pending.setdefault(name, value)  # the outermost constructor, which the user called, has the last word
+        init(self, *args, **kwargs)
+        if _PENDING in self.__dict__:
+            del self.__dict__[_PENDING]
+            _build_conditioner(self, pending, names)
+
+    init_with_text.__signature__ = with_keywords(init, (), _constructor_keywords())  # type: ignore[attr-defined]
+    return init_with_text
+
+
+def _build_conditioner(module: nn.Module, arguments: dict[str, Any], names: KeyNames) -> None:
+    """Set the text conditioner of a module, unless its constructor has set one of its own.
+
+    Raises:
+        ConfigError: an unknown type or argument, or none of those that are needed.
+    """
+    if not arguments and isinstance(getattr(module, names.text_conditioner, None), Conditioner):
+        return
+    kind = arguments.pop('type', 'film')
+    if kind not in CONDITIONERS:
+        raise ConfigError(f'text_condition_type is one of {", ".join(CONDITIONERS)}, but got {kind!r}')
+    known = _arguments(CONDITIONERS[kind]) if kind != 'null' else list(_constructor_arguments())
+    unknown = [name for name in arguments if name not in known]
+    if unknown:
+        raise ConfigError(
+            f'{", ".join(PREFIX + name for name in unknown)} is no argument of text_condition_type={kind!r}, which takes '
+            f'{", ".join(PREFIX + name for name in known)}'
+        )
+    if 'hidden_dims' not in arguments and kind != 'raw':
+        raise ConfigError(
+            f'{type(module).__name__} needs text_condition_hidden_dims, the widths of the hiddens that its forward conditions, '
+            'such as text_condition_hidden_dims=(256, 512)'
+        )
+    setattr(module, names.text_conditioner, CONDITIONERS[kind](**arguments))
+
+
+def _arguments(conditioner: type[Conditioner[Any]]) -> list[str]:
+    """The names of a conditioner's arguments."""
+    parameters = inspect.signature(conditioner.__init__).parameters.values()
+    return [p.name for p in parameters if p.name != 'self' and p.kind is not p.VAR_KEYWORD]
+
+
+def _constructor_arguments() -> dict[str, Any]:
+    """All arguments of all conditioners, with a default."""
+    found: dict[str, Any] = {}
+    for conditioner in CONDITIONERS.values():
+        for p in inspect.signature(conditioner.__init__).parameters.values():
+            if p.name != 'self' and p.kind is not p.VAR_KEYWORD:
+                found.setdefault(p.name, p.default)
+    return found
+
+
+def _constructor_keywords() -> dict[str, Any]:
+    """The keywords that a decorated constructor adds, for its signature."""
+    return {f'{PREFIX}type': 'film', **{PREFIX + name: default for name, default in _constructor_arguments().items()}}
+
+
+def embed_texts(conditioner: Conditioner[Any], texts: Sequence[str]) -> Any:
+    """Embed texts as 0.7.1 did: pooled features for FiLM, projected tokens with their mask for attention."""
+    return conditioner.embed_texts(texts)
+
+
+def encode_texts(conditioner: Conditioner[Any], texts: Sequence[str]) -> Any:
+    """Run the frozen encoders: one `TextEncoding` per encoder, to store and to pass as `text_embeds`."""
+    return conditioner.encode_texts(texts)
+
+
+def prepare(conditioner: Conditioner[Any], *args: Any, **kwargs: Any) -> PreparedCondition:
+    """Do all work that depends on the text alone, once; pass the result as `text_condition`. Arguments as the conditioner's."""
+    return conditioner.prepare(*args, **kwargs)
+
+
+def _through(function: Callable[..., Any], names: KeyNames) -> Callable[..., Any]:
+    """A method that hands its arguments to a function of the module's conditioner."""
+
+    @wraps(function)
+    def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return function(getattr(self, names.text_conditioner), *args, **kwargs)
+
+    return method

@@ -1,0 +1,132 @@
+"""Forward passes: one per branch, or one for all branches on the joined batch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from classifier_free_guidance_pytorch.decorator.outputs import entries, is_structured, with_entries
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
+
+# The order in which values for single branches are given: cfg_routed_kwargs={'cache': (for cond, for null)}.
+ROUTED_ORDER = ('cond', 'null')
+
+
+@dataclass
+class Pass:
+    """One forward pass of one branch: the branch's name, and the keywords that only this branch gets."""
+
+    branch: str
+    keywords: dict[str, Any]
+
+
+@dataclass
+class Call:
+    """One call of a decorated function: the function, its module, and the arguments that its branches share."""
+
+    fn: Callable[..., Any]
+    module: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    routed: Mapping[str, Any]
+
+    @property
+    def batch(self) -> int | None:
+        """The leading dimension of the first tensor argument."""
+        for value in (*self.args, *self.kwargs.values()):
+            if isinstance(value, Tensor) and value.ndim > 0:
+                return value.shape[0]
+        return None
+
+    def run(self, one: Pass) -> Any:
+        """One forward pass."""
+        routed = {name: _route(name, values, one.branch) for name, values in self.routed.items()}
+        return self.fn(self.module, *self.args, **self.kwargs, **routed, **one.keywords)
+
+    def run_joined(self, keywords: dict[str, Any], times: int, shared: Sequence[str], names: Sequence[str]) -> list[Any]:
+        """One forward pass for `times` branches on the joined batch; returns the output of each.
+
+        Args:
+            keywords: the conditions of the joined batch.
+            times: how many branches.
+            shared: names of arguments that stay as they are though their leading dimension is the batch.
+            names: the names of the positional arguments.
+        """
+        batch = self.batch
+        if batch is None:
+            raise ShapeError(
+                'cfg_batched=True joins batches, but no tensor argument says how large the batch is: pass cfg_batched=False'
+            )
+        named = zip_longest(names[: len(self.args)], self.args)
+        args = tuple(value if name in shared else join(value, batch, times) for name, value in named)
+        kwargs = {name: value if name in shared else join(value, batch, times) for name, value in self.kwargs.items()}
+        output = self.fn(self.module, *args, **kwargs, **keywords)
+        return [part(output, batch, times, index) for index in range(times)]
+
+
+def join(value: Any, batch: int, times: int) -> Any:
+    """Repeat for every branch each tensor whose leading dimension is the batch, in nested arguments too; share the rest."""
+    if isinstance(value, Tensor):
+        return torch.cat([value] * times) if value.ndim > 0 and value.shape[0] == batch else value
+    return _map(value, lambda entry: join(entry, batch, times))
+
+
+def part(value: Any, batch: int, times: int, index: int) -> Any:
+    """The rows of one branch, in every tensor of an output whose leading dimension is the joined batch."""
+    if isinstance(value, Tensor):
+        joined = value.ndim > 0 and value.shape[0] == batch * times
+        return value[index * batch : (index + 1) * batch] if joined else value
+    return _map(value, lambda entry: part(entry, batch, times, index))
+
+
+def _map(value: Any, fn: Callable[[Any], Any]) -> Any:
+    """Apply `fn` to the entries of a structured value; anything else is returned as it is."""
+    if not is_structured(value):
+        return value
+    return with_entries(value, {key: fn(entry) for key, entry in entries(value).items()})
+
+
+def _route(name: str, values: Any, branch: str) -> Any:
+    """The value that a routed keyword has for one branch; further branches share the conditional's."""
+    if isinstance(values, Mapping):
+        return values[branch] if branch in values else values.get('cond')
+    if not isinstance(values, (tuple, list)) or len(values) != 2:
+        raise ConfigError(
+            f'cfg_routed_kwargs[{name!r}] is a pair (for the conditional pass, for the null pass) or a mapping by branch, '
+            f'but got {values!r}'
+        )
+    return values[ROUTED_ORDER.index(branch) if branch in ROUTED_ORDER else 0]
+
+
+def why_not_joined(module: Any, routed: Mapping[str, Any]) -> str | None:
+    """Why one pass on the joined batch would not give what separate passes give, if it would not."""
+    if routed:
+        return f'{", ".join(map(repr, routed))} of cfg_routed_kwargs differ from branch to branch'
+    if isinstance(module, nn.Module):
+        for name, child in module.named_modules():
+            if isinstance(child, nn.modules.batchnorm._BatchNorm) and (child.training or not child.track_running_stats):
+                return f'the batch normalisation {name!r} takes its statistics from the batch'
+    return None
+
+
+_said: set[str] = set()
+
+
+def say_once(reason: str) -> None:
+    """Say once that branches are run one by one, and why."""
+    if reason not in _said:
+        _said.add(reason)
+        warnings.warn(f'cfg_batched=True runs one pass per branch here, because {reason}', UserWarning, stacklevel=4)
+
+
+def weak_context(weak: Any, module: Any) -> AbstractContextManager[Any]:
+    """What weakens the model during the weak pass: a context manager for `perturbed_attention` and its like, else nothing."""
+    context: AbstractContextManager[Any] = weak.applied(module) if hasattr(weak, 'applied') else nullcontext()
+    return context
