@@ -31,3 +31,15 @@ def hub():
 def tiny_t5(hub):
     """`model_types='t5'` works in this test: a tiny `google/t5-v1_1-base` is in the cache."""
     return hub.t5()
+
+
+@pytest.fixture
+def tiny_clip(hub):
+    """`model_types='clip'` works in this test: a tiny `ViT-B-32` is registered, its default weights are in the cache."""
+    return hub.clip()
+
+
+@pytest.fixture
+def tiny_bge(hub):
+    """`model_types='bge'` works in this test."""
+    return hub.bge()

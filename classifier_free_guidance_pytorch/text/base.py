@@ -139,6 +139,7 @@ class TextEncoder:
             network = self._place(device, dtype)
             with _without_autocast(network.device):
                 encoding = self._forward(network.module, texts, network.device)
+            _check(self, texts, encoding)
             tokens = encoding.tokens.masked_fill(~encoding.mask[..., None], 0.0)
             encoding = TextEncoding(tokens, encoding.mask, encoding.pooled)
             return encoding.to(network.device if device is None else device, network.dtype if dtype is None else dtype)
@@ -216,16 +217,21 @@ def encode_with(
         return encoder.encode(texts, device=device, dtype=dtype)
     with torch.inference_mode(False), torch.no_grad():
         encoding = encoder.encode(list(texts))
-    if not isinstance(encoding, TextEncoding):
-        raise ConfigError(f'{type(encoder).__name__}.encode must return a TextEncoding, but returned a {type(encoding).__name__}')
-    got = (len(encoding), encoding.tokens.shape[-1], encoding.pooled.shape[-1])
-    expected = (len(texts), encoder.dim_latent, encoder.dim_pooled)
-    if got != expected:
-        raise ConfigError(
-            f'{type(encoder).__name__}.encode returned (texts, dim_latent, dim_pooled) = {got}, but it was given {expected[0]} '
-            f'texts and states dim_latent={expected[1]}, dim_pooled={expected[2]}'
-        )
+    _check(encoder, texts, encoding)
     return encoding.to(device, dtype)
+
+
+def _check(encoder: Encoder, texts: tuple[str, ...], encoding: Any) -> None:
+    """Refuse what does not fit the widths that conditioners were built for."""
+    name = type(encoder).__name__
+    if not isinstance(encoding, TextEncoding):
+        raise ConfigError(f'{name}.encode must return a TextEncoding, but returned a {type(encoding).__name__}')
+    got = (len(encoding), encoding.tokens.shape[-1], encoding.pooled.shape[-1])
+    if got != (len(texts), encoder.dim_latent, encoder.dim_pooled):
+        raise ConfigError(
+            f'{name}.encode returned {got[0]} texts with tokens of width {got[1]} and pooled features of width {got[2]}, but '
+            f'it was given {len(texts)} texts and states dim_latent={encoder.dim_latent}, dim_pooled={encoder.dim_pooled}'
+        )
 
 
 class EncodingMemo:

@@ -5,10 +5,11 @@ The mask comes from the tokenizer and travels with the tokens from here on; noth
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 import torch.nn.functional as F
@@ -55,13 +56,16 @@ class TextEncoding:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> TextEncoding:
+    def __getitem__(self, index: SupportsIndex | slice | Sequence[int] | Tensor) -> TextEncoding:
         """Some of the texts, always as a batch: `encoding[3]` is a batch of one."""
-        if isinstance(index, int):
-            if not -len(self) <= index < len(self):
-                raise IndexError(f'text {index} of an encoding of {len(self)} texts')
-            index = [index]
-        return self.map(lambda t: t[index])
+        if isinstance(index, slice) or (isinstance(index, Tensor) and index.ndim):
+            return self.map(lambda t: t[index])
+        # A list of rows always: a bare number would drop the batch, and a tuple would index the other dimensions.
+        rows = [operator.index(index)] if isinstance(index, SupportsIndex) else list(index)
+        for row in rows:
+            if not -len(self) <= row < len(self):
+                raise IndexError(f'text {row} of an encoding of {len(self)} texts')
+        return self.map(lambda t: t[rows])
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> TextEncoding:
         """The encoding with `fn` applied to each of its three tensors."""
@@ -70,6 +74,10 @@ class TextEncoding:
     def to(self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None) -> TextEncoding:
         """Move to a device and / or a floating dtype; the mask stays boolean."""
         return self.map(lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))
+
+    def pin_memory(self) -> TextEncoding:
+        """In page-locked memory, as a `DataLoader` with `pin_memory=True` asks of what it collates."""
+        return self.map(lambda t: t.pin_memory())
 
     def padded(self, length: int) -> TextEncoding:
         """The same encoding with room for `length` tokens; the new ones are zeros, and masked out."""
@@ -93,7 +101,9 @@ class TextEncoding:
         """Write the encoding to one safetensors file."""
         from safetensors.torch import save_file
 
-        save_file({'tokens': self.tokens.contiguous(), 'mask': self.mask.contiguous(), 'pooled': self.pooled.contiguous()}, path)
+        # Clones, because pooled may be a view of the tokens, and safetensors refuses tensors that share memory.
+        tensors = {'tokens': self.tokens, 'mask': self.mask, 'pooled': self.pooled}
+        save_file({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, path)
 
     @staticmethod
     def load(path: str | PathLike[str], device: str | int = 'cpu') -> TextEncoding:
@@ -102,9 +112,13 @@ class TextEncoding:
         Raises:
             ConfigError: the file holds something else.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        tensors: dict[str, Any] = load_file(path, device=device)
+        try:
+            tensors: dict[str, Any] = load_file(path, device=device)
+        except SafetensorError as error:
+            raise ConfigError(f'{path} is no safetensors file, as TextEncoding.save writes it ({error})') from error
         if tensors.keys() != {'tokens', 'mask', 'pooled'}:
             raise ConfigError(f'{path} holds {sorted(tensors)}, not the tokens, mask and pooled of a saved TextEncoding')
         return TextEncoding(**tensors)

@@ -14,36 +14,31 @@ from classifier_free_guidance_pytorch.errors import MissingDependencyError
 
 T = TypeVar('T')
 
-# What a hub client raises for a missing file, a folder that is no model, a missing package or a damaged file
-# (`SafetensorError` and the client's own connection errors are known only by their base).
-READING_ERRORS = (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError)
 
-
-def read_model_files(what: str, name: str, read: Callable[[bool], T]) -> T:
+def read_model_files(what: str, name: str, read: Callable[[bool], T], how_local: str = 'model_names="/path/to/the/model"') -> T:
     """Call `read(local_files_only)`, first with True and, where that finds nothing and a hub answers, with False.
 
     Args:
         what: who needs the files, for the error.
         name: a model name on the hub, or a local folder.
         read: reads the files.
+        how_local: how to point to local files instead, for the error.
 
     Raises:
         MissingDependencyError: they cannot be read; it says why and how to point to a local folder.
     """
     try:
         return read(True)
-    except READING_ERRORS as error:
-        if looks_local(name):
-            raise unreadable(what, name, error) from error
-        not_cached = error
+    except Exception as error:
+        not_cached = error  # the clients' errors have no common base: missing files, missing packages, damaged files
+    if looks_local(name):
+        raise unreadable(what, name, f'({_cause(not_cached)})', how_local) from not_cached
     try:
         ask_hub(name)
         return read(False)
-    except MissingDependencyError:
-        raise
-    except READING_ERRORS as error:
-        # A package that is missing shows in both attempts, and the first is the clearer one.
-        raise unreadable(what, name, not_cached if isinstance(not_cached, ImportError) else error) from error
+    except Exception as error:
+        # Both causes: what looks like a missing network may be a missing package, or the other way round.
+        raise unreadable(what, name, f'(cache: {_cause(not_cached)}; hub: {_cause(error)})', how_local) from error
 
 
 def looks_local(name: str) -> bool:
@@ -58,18 +53,22 @@ def ask_hub(name: str) -> None:
     HfApi().model_info(name, timeout=10)
 
 
-def unreadable(what: str, name: str, error: BaseException) -> MissingDependencyError:
+def unreadable(what: str, name: str, causes: str, how_local: str) -> MissingDependencyError:
     """The error for files that cannot be read: the cause, and the ways out."""
-    cause = next((line.strip() for line in str(error).splitlines() if line.strip()), '')
-    cause = f'{type(error).__name__}: {cause}'
     if looks_local(name):
         seen = 'exists' if Path(name).exists() else 'does not exist'
         return MissingDependencyError(
-            f'{what} could not read a model from the local path {name!r}, which {seen} ({cause}); '
+            f'{what} could not read a model from the local path {name!r}, which {seen} {causes}; '
             'pass a folder written by save_pretrained, or a model name of the hub'
         )
     return MissingDependencyError(
-        f'{what} could not read {name!r}, neither from the cache nor from the Hugging Face hub ({cause}). '
-        f'Without a network, point to a local folder, model_names="/path/to/{name.split("/")[-1]}", or copy a filled cache and '
-        'point HF_HOME to it; HF_HUB_OFFLINE=1 then skips every request'
+        f'{what} could not read {name!r}, neither from the cache nor from the Hugging Face hub {causes}. '
+        f'Without a network, point to local files, {how_local}, or copy a filled cache and point HF_HOME to it; '
+        'HF_HUB_OFFLINE=1 then skips every request'
     )
+
+
+def _cause(error: BaseException) -> str:
+    """An error in one line; clients' messages go on for many."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), '')
+    return f'{type(error).__name__}: {first[:200].rstrip(".")}'

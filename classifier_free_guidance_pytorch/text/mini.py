@@ -45,8 +45,8 @@ class MiniAdapter(HFTextAdapter):
     def _read(self, max_length: int | None) -> None:
         if not Path(self._source).is_dir():
             raise MissingDependencyError(
-                f"model_types='mini' reads its weights from {self._source!r}, which this installation lacks: reinstall the package, "
-                'or pass a folder with such a model as model_names'
+                f"model_types='mini' reads its weights from {self._source!r}, which this installation lacks: "
+                'reinstall the package, or pass a folder with such a model as model_names'
             )
         super()._read(max_length)
 

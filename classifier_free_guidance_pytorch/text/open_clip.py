@@ -233,7 +233,8 @@ def find_checkpoint(open_clip: Any, tag: dict[str, Any]) -> str:
                 return path
         raise FileNotFoundError(f'no checkpoint of {repository} in the cache')
 
-    return read_model_files('OpenClipAdapter', repository or tag.get('url', ''), read)
+    how_local = "model_kwargs={'pretrained': '/path/to/the/checkpoint'}"
+    return read_model_files('OpenClipAdapter', repository or tag.get('url', ''), read, how_local)
 
 
 def _choices(tags: list[str]) -> str:

@@ -23,10 +23,10 @@ def as_texts(texts: Any) -> tuple[str, ...]:
         >>> as_texts(['a dog', 'a cat'])
         ('a dog', 'a cat')
     """
-    if isinstance(texts, str):
-        raise ConfigError(f'texts is a batch of strings, but got the string {texts!r}: wrap it in a list, [{texts!r}]')
     if hasattr(texts, 'tolist'):  # a NumPy array (or a pandas column), without importing either
         texts = texts.tolist()
+    if isinstance(texts, str):
+        raise ConfigError(f'texts is a batch of strings, but got the string {texts!r}: wrap it in a list, [{texts!r}]')
     if not isinstance(texts, list | tuple):
         raise ConfigError(f'texts is a list, a tuple or a NumPy array of strings, but got {type(texts).__name__}')
     if not texts:

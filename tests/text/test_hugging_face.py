@@ -1,0 +1,164 @@
+"""Any model of transformers: pooling, layers, padding sides, towers; and BGE."""
+
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.text import build_encoder
+from classifier_free_guidance_pytorch.text.hugging_face import BGEAdapter, HFTextAdapter
+
+TEXTS = ['a red ball', 'the tiny green circle chasing after a yellow triangle']
+
+
+def tower(folder, name):
+    """The text tower of the checkpoint, and its tokenizer, by transformers alone."""
+    import transformers
+
+    whole = {
+        'clip': lambda: transformers.CLIPModel.from_pretrained(folder).text_model,
+        'siglip': lambda: transformers.SiglipModel.from_pretrained(folder).text_model,
+        'decoder': lambda: transformers.LlamaForCausalLM.from_pretrained(folder).model,
+        'bart': lambda: transformers.BartModel.from_pretrained(folder).encoder,
+        'bge': lambda: transformers.BertModel.from_pretrained(folder),
+    }
+    return whole[name]().eval(), transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def folder_of(hub, name):
+    return {'clip': hub.hf_clip, 'siglip': hub.siglip, 'decoder': hub.decoder, 'bart': hub.bart, 'bge': hub.bge}[name]()
+
+
+@torch.no_grad()
+def reference(folder, name, text, layer):
+    """One text, without padding except where the model reads a fixed length; and its ids."""
+    model, tokenizer = tower(folder, name)
+    ids = tokenizer(text)['input_ids']
+    length = len(ids)
+    if name == 'siglip':
+        ids = ids + [tokenizer.pad_token_id] * (48 - length)
+    output = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+    tokens = output.last_hidden_state if layer == -1 else output.hidden_states[layer]
+    return tokens[0], ids, length
+
+
+@pytest.mark.parametrize('layer', [-1, -2, -3])
+@pytest.mark.parametrize('name', ['clip', 'siglip', 'decoder', 'bart', 'bge'])
+def test_tokens_are_transformers_own_at_every_layer(hub, name, layer):
+    folder = folder_of(hub, name)
+    encoding = HFTextAdapter(folder, layer=layer).encode(TEXTS)
+    for row, text in enumerate(TEXTS):
+        tokens, _, length = reference(folder, name, text, layer)
+        torch.testing.assert_close(encoding.tokens[row][encoding.mask[row]], tokens[:length], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('pooling', ['mean', 'cls', 'eos', 'last'])
+@pytest.mark.parametrize('name', ['clip', 'siglip', 'decoder', 'bart', 'bge'])
+def test_pooling(hub, name, pooling):
+    folder = folder_of(hub, name)
+    if (name, pooling) == ('decoder', 'eos'):
+        with pytest.raises(ConfigError, match=r"pooling='eos' needs a tokenizer that ends a text.*use 'last'"):
+            HFTextAdapter(folder, pooling=pooling)
+        return
+    pooled = HFTextAdapter(folder, pooling=pooling).encode(TEXTS).pooled
+    for row, text in enumerate(TEXTS):
+        tokens, ids, length = reference(folder, name, text, -1)
+        expected = {
+            'mean': tokens[:length].mean(dim=0),
+            'cls': tokens[0],
+            'eos': tokens[length - 1],
+            'last': tokens[len(ids) - 1],  # of SigLIP's padding, and of the text everywhere else
+        }[pooling]
+        torch.testing.assert_close(pooled[row], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_end_token_counts(hub):
+    """An end token written in the text ends it, as CLIP's own pooling has it."""
+    folder = hub.hf_clip()
+    pooled = HFTextAdapter(folder, pooling='eos').encode(['a red <|endoftext|> ball']).pooled[0]
+    tokens, ids, _ = reference(folder, 'clip', 'a red <|endoftext|> ball', -1)
+    torch.testing.assert_close(pooled, tokens[ids.index(ids[-1])])
+
+
+def test_a_tokenizer_that_pads_left_without_a_padding_token(hub):
+    from transformers import AutoTokenizer
+
+    raw = AutoTokenizer.from_pretrained(hub.decoder())
+    assert raw.pad_token is None
+    encoder = HFTextAdapter('tiny/decoder')
+    assert encoder.encode(TEXTS).mask[0].tolist() == [True] * 3 + [False] * 6
+
+
+def test_only_the_encoder_of_an_encoder_decoder_stays(hub):
+    hub.bart()
+    names = dict(HFTextAdapter('tiny/bart').model.named_modules())
+    assert not any('decoder' in name for name in names)
+
+
+def test_only_the_text_tower_of_clip_stays(hub):
+    hub.hf_clip()
+    assert not any('vision' in name for name, _ in HFTextAdapter('tiny/clip').model.named_modules())
+
+
+def test_bge_is_the_normalised_cls_token(hub, tiny_bge):
+    encoder = build_encoder('bge')
+    assert encoder.name == 'BAAI/bge-base-en-v1.5'
+    pooled = encoder.encode(TEXTS).pooled
+    for row, text in enumerate(TEXTS):
+        tokens, _, _ = reference(tiny_bge, 'bge', text, -1)
+        torch.testing.assert_close(pooled[row], F.normalize(tokens[0], dim=-1), rtol=1e-4, atol=1e-5)
+
+
+def test_bge_honours_its_name(hub, tmp_path):
+    from tests.tiny_models import make_bert
+
+    make_bert(tmp_path)
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(tmp_path / 'model.safetensors')
+    save_file({key: 2 * value for key, value in weights.items()}, tmp_path / 'model.safetensors', {'format': 'pt'})
+    hub.bge()
+    assert not torch.allclose(BGEAdapter(tmp_path).encode(TEXTS).pooled, BGEAdapter().encode(TEXTS).pooled, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'sentence'),
+    [
+        ({'layer': 0}, 'layer counts from the end, -1 is the last, but got 0'),
+        ({'layer': -4}, "layer=-4 is beyond the 3 layers of 'tiny/clip': -1 to -3"),
+        ({'max_length': 25}, "max_length=25 is more than the 24 tokens that 'tiny/clip' can read"),
+        ({'pooling': 'max'}, 'pooling'),
+    ],
+)
+def test_arguments_that_cannot_work(hub, kwargs, sentence):
+    hub.hf_clip()
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        HFTextAdapter('tiny/clip', **kwargs)
+
+
+def test_there_is_no_default_model():
+    with pytest.raises(ConfigError, match="model_types='hf' has no default model: pass its name or path"):
+        HFTextAdapter()
+
+
+def test_a_model_without_text_is_refused(hub, tmp_path):
+    import transformers
+
+    transformers.ViTConfig(hidden_size=8, num_attention_heads=2).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="is of type 'vit', which has no text tower"):
+        HFTextAdapter(tmp_path)
+
+
+def test_a_checkpoint_of_another_model_is_refused_not_left_random(hub, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(hub.bge(), tmp_path / 'model')
+    path = tmp_path / 'model' / 'model.safetensors'
+    weights = load_file(path)
+    save_file({key: value for key, value in weights.items() if 'layer.2' not in key}, path, {'format': 'pt'})
+    with pytest.raises(ConfigError, match=r'is no checkpoint of AutoModel: it lacks 16 weights, such as'):
+        HFTextAdapter(tmp_path / 'model').encode(TEXTS)
