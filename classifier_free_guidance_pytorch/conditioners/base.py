@@ -8,7 +8,7 @@ bind      conditions                 -> callables for the hiddens
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
 
 import torch
@@ -92,6 +92,16 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
     @abstractmethod
     def null_branch(self, features: Features | None = None) -> BranchCondition:
         """The conditions of texts that are all dropped; one row where that is enough for every batch."""
+
+    def extrapolated(
+        self, cond: BranchCondition, null: BranchCondition, combine: Callable[[Tensor, Tensor], Tensor]
+    ) -> BranchCondition:
+        """One branch that combines the attention features of two inside its layers: guidance in one forward pass.
+
+        Raises:
+            ConfigError: the conditioner has no attention.
+        """
+        raise ConfigError(f'this rule guides inside cross-attention, which a {type(self).__name__} has none of: use attention')
 
     @abstractmethod
     def embed_texts(self, texts: Sequence[str]) -> Any:

@@ -6,7 +6,7 @@ dropped texts are masked out, so that attention finds its null key alone
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -189,6 +189,12 @@ class AttentionTextConditioner(TokenConditioner):
         tokens, mask = features.joined()
         layers: Iterable[Any] = self.conditioners
         return BranchCondition(tuple(layer.condition(tokens, mask) for layer in layers), TextCondReturn(tokens, mask))
+
+    def extrapolated(
+        self, cond: BranchCondition, null: BranchCondition, combine: Callable[[Tensor, Tensor], Tensor]
+    ) -> BranchCondition:
+        layers: Iterable[Any] = zip(self.conditioners, cond.layers, null.layers, strict=True)
+        return BranchCondition(tuple(layer.extrapolated(c, n, combine) for layer, c, n in layers), cond.text_cond)
 
     def null_branch(self, features: Tokens | None = None) -> BranchCondition:
         if self.null == 'empty':

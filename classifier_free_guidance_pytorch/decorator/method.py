@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import reduce, wraps
+from functools import partial, reduce, wraps
 from typing import Any
 
 from torch import Tensor, nn
@@ -94,16 +94,16 @@ class _Guided:
         if not wanted:
             return options.rule(**self._rule_keywords(call, options))
         outputs = self.run(call, text, options, wanted)
-        flat = [(name, output) for name in outputs for output in outputs[name]]
-        if options.is_off:
-            return flat[0][1]
+        flat = [output for several in outputs.values() for output in several]
+        if options.is_off or options.rule.inside_attention:
+            return flat[0]
         predictions = {name: [to_guide(output, options.guide) for output in outputs[name]] for name in outputs}
         given: dict[str, Any] = {name: tuple(tensors) for name, tensors in predictions.items() if name in ('conds', 'negatives')}
         given.update({name: tensors[0] for name, tensors in predictions.items() if name not in given})
         guided_prediction: Any = options.rule(**given, **self._rule_keywords(call, options))
         if options.return_unconditioned:
             guided_prediction = (guided_prediction, given['null'])
-        return put_back([output for _, output in flat], guided_prediction, options.guide)
+        return put_back(flat, guided_prediction, options.guide)
 
     def _rule_keywords(self, call: Call, options: Options) -> dict[str, Any]:
         """What a rule takes beside predictions; the noisy sample is the first tensor argument, unless said otherwise."""
@@ -139,6 +139,10 @@ def _wanted(options: Options, batch: int | None) -> tuple[str, ...]:
     scale = options.cond_scale
     if isinstance(scale, Tensor) and scale.ndim == 1 and batch is not None and scale.shape[0] not in (1, batch):
         raise ShapeError(f'cond_scale has {scale.shape[0]} values for a batch of {batch}: pass one per sample, or one number')
+    if options.rule.inside_attention and options.return_unconditioned:
+        raise ConfigError(
+            'return_unconditioned needs a null prediction, which a rule inside attention never makes: use another rule'
+        )
     if options.weak is not None and 'weak' not in options.rule.needs_of_parts():
         raise ConfigError('weak= was given, but the rule asks for no weak pass: add guidance.Weak(scale) to it')
     progress = (options.guidance_kwargs or {}).get('progress')
@@ -192,6 +196,10 @@ class _Injected(_Guided):
     def run(self, call: Call, text: TextInput, options: Options, wanted: Sequence[str]) -> dict[str, list[Any]]:
         conditioner = self.conditioner(call.module)
         branches = branch_conditions(conditioner, text, wanted, call.batch)
+        if options.rule.inside_attention and 'null' in wanted:
+            combine = partial(options.rule, scale=options.cond_scale)
+            inside = conditioner.extrapolated(branches['cond'][0], branches['null'][0], combine)
+            return {'cond': [call.run(Pass('cond', self.keywords(conditioner, inside, call.batch)))]}
         order = [(name, branch) for name in wanted if name != 'weak' for branch in branches[name]]
         outputs: dict[str, list[Any]] = {}
         if options.cfg_batched and len(order) > 1 and self._can_join(call):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.layers.condition import Condition, ConditioningLayer, Map, Row, add_row
 from classifier_free_guidance_pytorch.layers.layout import from_sequence, to_sequence
+
+
+Combine: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(eq=False)
@@ -48,7 +52,7 @@ class Extrapolated(Condition):
 
     positive: KeyValues
     negative: KeyValues
-    combine: Callable[[Tensor, Tensor], Tensor]
+    combine: Combine
 
     @property
     def rows(self) -> int:
@@ -150,6 +154,11 @@ class CrossAttention(ConditioningLayer):
     def condition(self, tokens: Tensor, mask: Tensor) -> KeyValues:
         """Keys and values of text tokens `(b, n, dim)` with mask `(b, n)`."""
         return self.attn.key_values(tokens, mask)
+
+    def extrapolated(self, positive: Condition, negative: Condition, combine: Combine) -> Extrapolated:
+        """A condition that combines what two texts make of the attention features, inside the layer."""
+        both = [self.attn.null_key_values() if isinstance(one, Row) else one for one in (positive, negative)]
+        return Extrapolated(both[0], both[1], combine)  # type: ignore[arg-type]
 
     def null_condition(self) -> Row:
         """The condition of a text that is masked out altogether, for any batch: one vector, no query and no softmax."""
