@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from classifier_free_guidance_pytorch.layers.condition import Condition, ConditioningLayer, Map, Row, add_row
 from classifier_free_guidance_pytorch.layers.layout import from_sequence, to_sequence
 
-
 Combine: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
