@@ -22,6 +22,7 @@ from classifier_free_guidance_pytorch.conditioners.prepared import (
     Ownership,
     PreparedCondition,
     TextCondReturn,
+    version_of,
 )
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
@@ -215,15 +216,14 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
             null = self.null_branch(features)
         else:
             null = self.condition(self.read(negative_texts, negative_text_embeds))
-        return PreparedCondition(self.condition(features), null, self.ownership, self.versions())
-
-    def versions(self) -> tuple[int, ...]:
-        """A count of in-place changes per weight: optimizer steps and loaded checkpoints raise it."""
-        return tuple(p._version for p in self.parameters())
+        cond = self.condition(features)
+        cond.bound, null.bound = self.bind(cond), self.bind(null)
+        weights = tuple(self.parameters())
+        return PreparedCondition(cond, null, self.ownership, weights, tuple(map(version_of, weights)))
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and eval mode; what was prepared from weights that have changed since is marked stale."""
-        self.ownership.mark_stale(self.versions())
+        self.ownership.mark_stale(tuple(self.parameters()))
         return super().train(mode)
 
     def check_prepared(self, prepared: PreparedCondition) -> None:
@@ -235,7 +235,7 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         if prepared.owner is not self.ownership:
             raise UsageError('this text_condition was prepared by another model (or by a copy): call prepare(texts) on this one')
         # a traced graph cannot read versions: there the mark set by eval() and load_state_dict has to do
-        if prepared.stale or (not torch.compiler.is_compiling() and prepared.versions != self.versions()):
+        if prepared.stale or (not torch.compiler.is_compiling() and prepared.weights_changed()):
             raise UsageError('the weights have changed since this text_condition was prepared: call prepare(texts) again')
 
     # what 0.7.1's users reach for
@@ -263,7 +263,7 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
 
 def _mark_stale(conditioner: Conditioner[Any], incompatible_keys: Any) -> None:
     """After a checkpoint was loaded, nothing prepared before it is valid."""
-    conditioner.ownership.mark_stale(conditioner.versions())
+    conditioner.ownership.mark_stale(tuple(conditioner.parameters()))
 
 
 def identity(hiddens: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -67,6 +67,7 @@ class BranchCondition:
 
     layers: tuple[Condition, ...]
     text_cond: TextCondReturn
+    bound: CondFns | None = None  # the callables, where they were made ahead of time
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> BranchCondition:
         """The same branch with `fn` applied to each tensor."""
@@ -88,16 +89,22 @@ class BranchCondition:
         return BranchCondition(layers, self.text_cond.joined(other.text_cond))
 
 
+def version_of(weight: Tensor) -> int:
+    """How often a weight was written to. Tensors made in inference mode do not count."""
+    return 0 if weight.is_inference() else weight._version
+
+
 class Ownership:
     """Ties prepared conditions to the one conditioner that made them: a copy of the conditioner gets an ownership of its own."""
 
     def __init__(self) -> None:
         self.prepared: WeakSet[PreparedCondition] = WeakSet()
 
-    def mark_stale(self, versions: tuple[int, ...]) -> None:
-        """Mark what was prepared from other weights than these."""
+    def mark_stale(self, weights: Sequence[Tensor]) -> None:
+        """Mark what was prepared from other weights than these, or from these before they changed."""
         for prepared in self.prepared:
-            prepared.stale = prepared.stale or prepared.versions != versions
+            same = len(weights) == len(prepared.weights) and all(w is p for w, p in zip(weights, prepared.weights, strict=True))
+            prepared.stale = prepared.stale or not same or prepared.weights_changed()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ownership:
         return Ownership()
@@ -118,11 +125,16 @@ class PreparedCondition:
     cond: BranchCondition
     null: BranchCondition
     owner: Ownership
+    weights: tuple[Tensor, ...]
     versions: tuple[int, ...]
     stale: bool = False
 
     def __post_init__(self) -> None:
         self.owner.prepared.add(self)
+
+    def weights_changed(self) -> bool:
+        """Whether a weight was written to since: every in-place change of a tensor counts its version up."""
+        return any(version_of(weight) != version for weight, version in zip(self.weights, self.versions, strict=True))
 
     def __len__(self) -> int:
         return self.cond.rows

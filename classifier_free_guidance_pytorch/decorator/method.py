@@ -66,7 +66,7 @@ def guided(fn: Callable[..., Any], names: KeyNames) -> Callable[..., Any]:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if taking.is_bound(args, kwargs):
             return fn(self, *args, **kwargs)
-        options = Options(**{name: kwargs.pop(name) for name in GUIDANCE_KEYWORDS if name in kwargs})
+        options = Options(**{name: kwargs.pop(name) for name in [*kwargs] if name in GUIDANCE_KEYWORDS})
         text = TextInput.taken_from(kwargs, names)
         args, moved = taking.by_name(args)
         call = Call(fn, self, args, {**moved, **kwargs}, options.cfg_routed_kwargs or {})
@@ -107,8 +107,8 @@ class _Guided:
 
     def _rule_keywords(self, call: Call, options: Options) -> dict[str, Any]:
         """What a rule takes beside predictions; the noisy sample is the first tensor argument, unless said otherwise."""
-        sample = next((value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)), None)
-        return {'scale': options.cond_scale, 'state': options.guidance_state, 'x': sample, **(options.guidance_kwargs or {})}
+        inputs = {'scale': options.cond_scale, 'state': options.guidance_state, 'x': call.sample}
+        return {**inputs, **options.guidance_kwargs} if options.guidance_kwargs else inputs
 
     def weak_pass(self, call: Call, text: TextInput, options: Options, keywords: dict[str, Any]) -> Any:
         """The conditional pass of a weakened model."""
@@ -171,7 +171,7 @@ class _Injected(_Guided):
         """What the method is handed: whichever of the two its signature names."""
         keywords: dict[str, Any] = {}
         if self.names.cond_fns in self.taking.injected:
-            keywords[self.names.cond_fns] = conditioner.bind(branch)
+            keywords[self.names.cond_fns] = branch.bound or conditioner.bind(branch)
         if RAW_TEXT_COND in self.taking.injected:
             keywords[RAW_TEXT_COND] = branch.text_cond if batch is None else branch.text_cond.expand(batch)
         return keywords

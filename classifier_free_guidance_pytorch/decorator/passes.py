@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
@@ -29,21 +29,26 @@ class Pass:
 
 @dataclass
 class Call:
-    """One call of a decorated function: the function, its module, and the arguments that its branches share."""
+    """One call of a decorated function: the function, its module, and the arguments that its branches share.
+
+    Attributes:
+        sample: the first tensor argument; for a denoiser the noisy sample.
+        batch: its leading dimension; None without a tensor argument.
+    """
 
     fn: Callable[..., Any]
     module: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     routed: Mapping[str, Any]
+    sample: Tensor | None = field(init=False, default=None)
+    batch: int | None = field(init=False, default=None)
 
-    @property
-    def batch(self) -> int | None:
-        """The leading dimension of the first tensor argument."""
+    def __post_init__(self) -> None:
         for value in (*self.args, *self.kwargs.values()):
             if isinstance(value, Tensor) and value.ndim > 0:
-                return value.shape[0]
-        return None
+                self.sample, self.batch = value, value.shape[0]
+                return
 
     def run(self, one: Pass) -> Any:
         """One forward pass."""

@@ -30,7 +30,8 @@ def rows_like(rows: Tensor, hiddens: Tensor, channel_first: bool) -> Tensor:
     """View `(b, d)` rows so that they broadcast over hiddens, in the hiddens' dtype."""
     b, d = rows.shape
     ones = (1,) * (hiddens.ndim - 2)
-    return rows.to(hiddens.dtype).view(b, d, *ones) if channel_first else rows.to(hiddens.dtype).view(b, *ones, d)
+    rows = rows if rows.dtype == hiddens.dtype else rows.to(hiddens.dtype)
+    return rows.view(b, d, *ones) if channel_first else rows.view(b, *ones, d)
 
 
 def to_sequence(hiddens: Tensor, channel_first: bool) -> Tensor:
