@@ -34,4 +34,5 @@ class MissingDependencyError(CFGError, ImportError):
 
 
 # Types of public arguments are checked where objects are built, never in the hot path.
-checked = beartype(conf=BeartypeConf(violation_param_type=ConfigError, is_color=False))
+# As everywhere in Python, an int serves as a float.
+checked = beartype(conf=BeartypeConf(violation_param_type=ConfigError, is_color=False, is_pep484_tower=True))

@@ -92,7 +92,10 @@ def training_branch(conditioner: Conditioner[Any], text: TextInput, batch: int |
     if isinstance(conditioner, NullConditioner):
         return conditioner.null_branch()
     if text.prepared is not None:
-        return _prepared(conditioner, text)[0].cond
+        raise UsageError(
+            'a prepared text_condition carries no gradient to the text conditioner and no dropout, so it is for sampling: '
+            'in training pass texts=, or what encode_texts(texts) returned as text_embeds='
+        )
     if text.is_empty:
         if text.drop_prob is not None and drops_all(text.drop_prob):
             return conditioner.null_branch()
