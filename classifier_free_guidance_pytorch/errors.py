@@ -5,10 +5,15 @@ Every error a user can cause is a `CFGError`. A message says what was passed, wh
 
     CFGError
     ├── ConfigError             (ValueError)    an argument that can never work
+    │   └── ArgumentTypeError                   ... because of its type
     │   └── ShapeError          (ValueError)    tensors or batches that do not fit together
     ├── UsageError              (RuntimeError)  the right thing at the wrong time
     └── MissingDependencyError  (ImportError)   a package, a model or a file that is not there
 """
+
+from __future__ import annotations
+
+import re
 
 from beartype import BeartypeConf, beartype
 
@@ -33,6 +38,18 @@ class MissingDependencyError(CFGError, ImportError):
     """A package, model or file that is needed and cannot be found."""
 
 
+class ArgumentTypeError(ConfigError):
+    """An argument of the wrong type, in one plain sentence made of what the type checker found."""
+
+    def __init__(self, finding: str) -> None:
+        found = re.search(r'parameter (?P<given>.*?) violates type hint (?P<hint>.*?), as (?P<reason>.*)', finding, re.DOTALL)
+        if found is not None:
+            hint = re.sub(r"(collections\.abc|typing|beartype\.typing)\.|<class '([\w.]+)'>", r'\2', found['hint'])
+            reason = ' '.join(found['reason'].replace('* ', '').split()).rstrip('.')
+            finding = f'{found["given"]} is of the wrong type: expected {hint} ({reason})'
+        super().__init__(finding)
+
+
 # Types of public arguments are checked where objects are built, never in the hot path.
 # As everywhere in Python, an int serves as a float.
-checked = beartype(conf=BeartypeConf(violation_param_type=ConfigError, is_color=False, is_pep484_tower=True))
+checked = beartype(conf=BeartypeConf(violation_param_type=ArgumentTypeError, is_color=False, is_pep484_tower=True))
