@@ -51,6 +51,8 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         super().__init__()
         self.hidden_dims = tuple(hidden_dims)
         self.hiddens_channel_first = per_hidden(hiddens_channel_first, self.hidden_dims, 'hiddens_channel_first')
+        if not all(isinstance(first, bool) for first in self.hiddens_channel_first):
+            raise ConfigError(f'hiddens_channel_first is True or False, or one for each of the hiddens, got {hiddens_channel_first!r}')
         check_drop_prob(cond_drop_prob, len(source.encoders))
         self.source = source
         self.cond_drop_prob = cond_drop_prob
@@ -148,7 +150,7 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         """One callable per hidden dimension; identities for a conditioner without layers."""
         if not branch.layers:
             return CondFns((identity,) * len(self.hidden_dims), branch.text_cond)
-        repeats = per_hidden(repeat_batch, self.hidden_dims, 'repeat_batch')
+        repeats = self._repeats(repeat_batch)
         bound: Iterable[Any] = zip(self.conditioners, branch.layers, repeats, self.hiddens_channel_first, strict=True)
         fns = (CondFn(layer, condition.repeat(times), channel_first) for layer, condition, times, channel_first in bound)
         return CondFns(fns, branch.text_cond)
@@ -180,12 +182,21 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
             ConfigError: neither or both of `texts` and `text_embeds`, or an argument out of range.
             ShapeError: embeddings that do not fit the conditioner.
         """
+        self._repeats(repeat_batch)
         if cond_drop_prob is not None:
-            check_drop_prob(cond_drop_prob, len(self.source.encoders))
+            rows = None if texts is None else self.source.count(texts)
+            check_drop_prob(cond_drop_prob, len(self.source.encoders), rows=rows)
         branch = self.branch(self.read(texts, text_embeds), cond_drop_prob)
         cond_fns = self.bind(branch, repeat_batch)
         wants_pair = type(self).return_text_cond if return_text_cond is None else return_text_cond
         return (cond_fns, branch.text_cond) if wants_pair else cond_fns
+
+    def _repeats(self, repeat_batch: int | Sequence[int]) -> tuple[int, ...]:
+        """How often each of the hiddens repeats its text."""
+        repeats = per_hidden(repeat_batch, self.hidden_dims, 'repeat_batch')
+        if any(isinstance(times, bool) or not isinstance(times, int) or times < 1 for times in repeats):
+            raise ConfigError(f'repeat_batch counts the rows of the hiddens that share a text, at least 1, but got {repeat_batch!r}')
+        return repeats
 
     def encode_texts(self, texts: Sequence[str]) -> Encodings:
         """The frozen encoders' output, one `TextEncoding` per encoder: store it, and train on it as `text_embeds`."""
@@ -273,7 +284,7 @@ def identity(hiddens: Tensor) -> Tensor:
 
 def check_hidden_dims(hidden_dims: Sequence[int]) -> None:
     """Refuse, before any encoder is built, hidden dimensions that are no list of positive integers."""
-    if not hidden_dims or any(isinstance(dim, bool) or dim < 1 for dim in hidden_dims):
+    if not hidden_dims or any(isinstance(dim, bool) or not isinstance(dim, int) or dim < 1 for dim in hidden_dims):
         raise ConfigError(
             f'hidden_dims lists the width of each of the hiddens to condition, such as (256, 512), but got {hidden_dims!r}'
         )

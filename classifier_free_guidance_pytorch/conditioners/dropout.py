@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import TypeAlias
 
 import torch
@@ -13,22 +14,29 @@ from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 DropProb: TypeAlias = float | Sequence[float] | Tensor
 
 
-def check_drop_prob(drop_prob: DropProb, num_encoders: int, name: str = 'cond_drop_prob') -> None:
-    """Refuse what is not a probability, nor one per encoder, nor a tensor with one per sample.
+def check_drop_prob(drop_prob: DropProb, num_encoders: int, name: str = 'cond_drop_prob', rows: int | None = None) -> None:
+    """Refuse what is not a probability, nor one per encoder, nor a tensor with one for each of the `rows` samples.
 
     Raises:
         ConfigError: a value outside [0, 1], or a sequence of another length than there are encoders.
+        ShapeError: a tensor of another length than there are samples.
     """
     if isinstance(drop_prob, Tensor):
         if drop_prob.ndim != 1 or not drop_prob.is_floating_point():
             raise ConfigError(
                 f'{name} as a tensor is one probability per sample, (b,), but got {drop_prob.dtype} of {tuple(drop_prob.shape)}'
             )
+        if rows not in (None, drop_prob.shape[0]):
+            raise ShapeError(f'{name} has {drop_prob.shape[0]} probabilities for {rows} texts: pass one per text')
+        # looking into a traced tensor breaks the graph, and into one on an accelerator waits for it
+        looked_into = drop_prob.device.type == 'cpu' and not torch.compiler.is_compiling()
+        if looked_into and not bool(((drop_prob >= 0) & (drop_prob <= 1)).all()):
+            raise ConfigError(f'{name} holds probabilities in [0, 1], but got {drop_prob}')
         return
     per_encoder = isinstance(drop_prob, Sequence) and not isinstance(drop_prob, str)
     probabilities = tuple(drop_prob) if per_encoder else (drop_prob,)  # type: ignore[arg-type]
     for value in probabilities:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value <= 1.0:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= value <= 1.0:
             raise ConfigError(f'{name} is a probability in [0, 1], or a tuple with one per encoder, but got {drop_prob!r}')
     if per_encoder and len(probabilities) != num_encoders:
         raise ConfigError(

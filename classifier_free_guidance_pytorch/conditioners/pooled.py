@@ -35,7 +35,7 @@ class PooledConditioner(Conditioner[Tensor]):
         hiddens_channel_first: bool | Sequence[bool] = True,
         text_embed_stem_dim_mult: int = 2,
         text_embed_pad_value: float = 0.0,
-        model_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        model_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
         null: Null = 'learned',
     ) -> None:
         check_hidden_dims(hidden_dims)

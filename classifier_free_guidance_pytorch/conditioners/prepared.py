@@ -60,6 +60,11 @@ class CondFns(tuple[Callable[[Tensor], Tensor], ...]):
         self.text_cond = text_cond
         return self
 
+    def __getitem__(self, index: Any) -> Any:
+        """One callable; or, for a slice, some of them, which a decorated `super().forward` still knows as conditions."""
+        picked: Any = super().__getitem__(index)
+        return CondFns(picked, self.text_cond) if isinstance(index, slice) else picked
+
 
 @dataclass(eq=False)
 class BranchCondition:
@@ -137,7 +142,7 @@ class PreparedCondition:
         return any(version_of(weight) != version for weight, version in zip(self.weights, self.versions, strict=True))
 
     def __len__(self) -> int:
-        return self.cond.rows
+        return max(self.cond.rows, self.null.rows)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> PreparedCondition:
         """The same condition with `fn` applied to each tensor of both branches."""
@@ -150,8 +155,10 @@ class PreparedCondition:
     def __getitem__(self, index: int | slice | Tensor | list[int]) -> PreparedCondition:
         """The condition of some of the samples, always as a batch."""
         rows: Any = [index] if isinstance(index, int) else index
-        null = self.null if self.null.rows == 1 != self.cond.rows else self.null.map(lambda t: t[rows])
-        return replace(self, cond=self.cond.map(lambda t: t[rows]), null=null)
+        cond, null = (
+            branch if branch.rows == 1 != len(self) else branch.map(lambda t: t[rows]) for branch in (self.cond, self.null)
+        )
+        return replace(self, cond=cond, null=null)
 
     def __getstate__(self) -> dict[str, Any]:
         raise UsageError(

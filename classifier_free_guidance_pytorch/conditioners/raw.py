@@ -50,7 +50,7 @@ class TextEmbeddingReturner(TokenConditioner):
         hidden_dims: Sequence[int] = (),
         model_types: Any = 't5',
         model_names: Any = None,
-        model_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        model_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
         cond_drop_prob: float | Sequence[float] = 0.0,
         text_embed_pad_value: float = 0.0,
         hiddens_channel_first: bool | Sequence[bool] = True,

@@ -37,6 +37,11 @@ class TextSource:
         source._memo = source._empty = EncodingMemo()
         return source
 
+    @staticmethod
+    def count(texts: Any, name: str = 'texts') -> int:
+        """How many texts these are; refused, before any work, where they are no batch of strings."""
+        return len(as_texts(texts, name))
+
     def encode(self, texts: Sequence[str], device: torch.device, dtype: torch.dtype, remember: bool) -> Encodings:
         """One encoding per encoder. With `remember`, the last few batches of texts cost nothing when they come again."""
         texts = as_texts(texts)

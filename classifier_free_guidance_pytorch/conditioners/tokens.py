@@ -172,7 +172,7 @@ class AttentionTextConditioner(TokenConditioner):
         attn_heads: int = 8,
         flash: bool = True,
         text_embed_pad_value: float = 0.0,
-        model_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        model_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
         null: Null = 'learned',
     ) -> None:
         check_hidden_dims(hidden_dims)
