@@ -128,10 +128,9 @@ def branch_conditions(conditioner: Conditioner[Any], text: TextInput, wanted: Se
         negatives = [(texts, text.negative_text_embeds) for texts in per_condition(text.negative_texts)]
         branches['negatives'] = [conditioner.condition(_read(conditioner, *one, batch)) for one in negatives]
         branches['null'] = [conditioner.null_branch(features)]
-    elif text.has_negatives:
-        branches['null'] = [conditioner.condition(_read(conditioner, *text.negatives, batch))]
     elif 'null' in wanted:
-        branches['null'] = [conditioner.null_branch(features)]
+        null = conditioner.condition(_read(conditioner, *text.negatives, batch)) if text.has_negatives else None
+        branches['null'] = [null or conditioner.null_branch(features)]
     return branches
 
 
