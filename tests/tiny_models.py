@@ -208,7 +208,7 @@ def word_tokenizer(**tokens: str):
         backend.post_processor = tokenizers.processors.TemplateProcessing(
             single=f'{begin} $A {end}', special_tokens=[(begin, vocabulary[begin]), (end, vocabulary[end])]
         )
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **tokens)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **tokens)
 
 
 @seeded

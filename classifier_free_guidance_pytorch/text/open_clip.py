@@ -71,6 +71,8 @@ class OpenClipAdapter(TextEncoder):
         open_clip = import_open_clip()
         if ':' not in self.name:
             self.name = self.name.replace('/', '-')  # 'ViT-B/32' is how OpenAI writes it
+        elif self.pretrained is not None:
+            raise ConfigError(f'{self.name!r} comes with its weights, so pretrained={self.pretrained!r} must not be given')
         config = read_open_clip_config(open_clip, self.name)
         self._choose_weights(open_clip)
         text = config['text_cfg']
@@ -89,9 +91,7 @@ class OpenClipAdapter(TextEncoder):
 
     def _choose_weights(self, open_clip: Any) -> None:
         """Settle `pretrained`, and what its tag says about the activation."""
-        if self.name.startswith(('hf-hub:', 'local-dir:')):
-            if self.pretrained is not None:
-                raise ConfigError(f'{self.name!r} comes with its weights, so pretrained={self.pretrained!r} must not be given')
+        if ':' in self.name:
             return
         tags = open_clip.list_pretrained_tags_by_model(self.name)
         if self.pretrained is None:
@@ -137,8 +137,9 @@ class OpenClipAdapter(TextEncoder):
     def _forward(self, network: Any, texts: tuple[str, ...], device: torch.device) -> TextEncoding:
         ids, mask = self._tokenize(texts)
         pooled, tokens = network(ids.to(device))
-        # A tower that pools its CLS token gives the tokens without it.
-        mask = mask[:, mask.shape[1] - tokens.shape[1] :].to(device)
+        # Some towers give their tokens without the one they pool, the first (CLS) or, in open_clip 2, the last.
+        first = 0 if getattr(network, 'pool_type', None) == 'last' else mask.shape[1] - tokens.shape[1]
+        mask = mask[:, first : first + tokens.shape[1]].to(device)
         longest = int((mask * torch.arange(1, mask.shape[1] + 1, device=device)).max())
         return TextEncoding(tokens[:, :longest], mask[:, :longest], F.normalize(pooled, dim=-1))
 
@@ -193,7 +194,9 @@ def import_open_clip() -> Any:
 def read_open_clip_config(open_clip: Any, name: str) -> dict[str, Any]:
     """The model's configuration, without its weights."""
     schema, _, identifier = name.partition(':')
-    if schema == 'local-dir' or schema == 'hf-hub':
+    if schema == 'local-dir' and not hasattr(open_clip.factory, 'parse_model_name'):
+        raise MissingDependencyError(f"names with 'local-dir:' need open_clip_torch 3, but {open_clip.__version__} is installed")
+    if schema in ('local-dir', 'hf-hub'):
 
         def read(local: bool) -> Any:
             folder = Path(identifier)

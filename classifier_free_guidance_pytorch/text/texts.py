@@ -7,11 +7,12 @@ from typing import Any
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 
-def as_texts(texts: Any) -> tuple[str, ...]:
+def as_texts(texts: Any, name: str = 'texts') -> tuple[str, ...]:
     """A list, tuple or NumPy array of strings, as a tuple of strings.
 
     Args:
         texts: the batch, one string per sample.
+        name: what the caller calls it.
 
     Returns:
         The same strings, in a form that can be compared and remembered.
@@ -26,14 +27,14 @@ def as_texts(texts: Any) -> tuple[str, ...]:
     if hasattr(texts, 'tolist'):  # a NumPy array (or a pandas column), without importing either
         texts = texts.tolist()
     if isinstance(texts, str):
-        raise ConfigError(f'texts is a batch of strings, but got the string {texts!r}: wrap it in a list, [{texts!r}]')
+        raise ConfigError(f'{name} is a batch of strings, but got the string {texts!r}: wrap it in a list, [{texts!r}]')
     if not isinstance(texts, list | tuple):
-        raise ConfigError(f'texts is a list, a tuple or a NumPy array of strings, but got {type(texts).__name__}')
+        raise ConfigError(f'{name} is a list, a tuple or a NumPy array of strings, but got {type(texts).__name__}')
     if not texts:
-        raise ConfigError('texts is empty: pass at least one string; the empty string [""] is a text too')
+        raise ConfigError(f'{name} is empty: pass at least one string; the empty string [""] is a text too')
     for position, text in enumerate(texts):
         if text is None:
-            raise ConfigError(f'texts[{position}] is None, but every text is a string: write "" where there is nothing to say')
+            raise ConfigError(f'{name}[{position}] is None, but every text is a string: write "" where there is nothing to say')
         if not isinstance(text, str):
-            raise ConfigError(f'texts[{position}] is a {type(text).__name__}, but every text is a string: got {text!r}')
+            raise ConfigError(f'{name}[{position}] is a {type(text).__name__}, but every text is a string: got {text!r}')
     return tuple(str(text) for text in texts)

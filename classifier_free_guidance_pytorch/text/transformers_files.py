@@ -18,8 +18,17 @@ ENCODER_CLASSES = {
     'mt5': 'MT5EncoderModel',
     'umt5': 'UMT5EncoderModel',
     'clip': 'CLIPTextModel',
+    'clip_text_model': 'CLIPTextModel',
     'siglip': 'SiglipTextModel',
+    'siglip_text_model': 'SiglipTextModel',
     'siglip2': 'Siglip2TextModel',
+    'siglip2_text_model': 'Siglip2TextModel',
+}
+# Towers saved without the rest of their model, which transformers 4's AutoConfig does not know.
+_TEXT_CONFIGS = {
+    'clip_text_model': 'CLIPTextConfig',
+    'siglip_text_model': 'SiglipTextConfig',
+    'siglip2_text_model': 'Siglip2TextConfig',
 }
 _ABSURD = 1_000_000  # tokenizers state 1e30 for 'no limit'
 _NO_LIMIT_STATED = 512
@@ -27,9 +36,14 @@ _NO_LIMIT_STATED = 512
 
 def read_config(what: str, name: str) -> Any:
     """The model's configuration."""
-    from transformers import AutoConfig
+    import transformers
 
-    return read_model_files(what, name, lambda local: AutoConfig.from_pretrained(name, local_files_only=local))
+    def read(local: bool) -> Any:
+        values, _ = transformers.PretrainedConfig.get_config_dict(name, local_files_only=local)
+        class_name = _TEXT_CONFIGS.get(values.get('model_type', ''), 'AutoConfig')
+        return getattr(transformers, class_name).from_pretrained(name, local_files_only=local)
+
+    return read_model_files(what, name, read)
 
 
 def read_tokenizer(what: str, name: str) -> Any:
