@@ -1,0 +1,119 @@
+"""The picture: rows are prompts, columns are guidance scales, and two curves sum them up."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from classifier_free_guidance_pytorch.demo.points import world
+from classifier_free_guidance_pytorch.demo.points.measure import Prompt, Scores
+
+INK, FAINT, SHAPE = '#26323f', '#8a96a3', '#e3e9ef'
+HOLDS, FAILS = '#1f6f8b', '#e4572e'
+COLOURS = {'seen': '#1f6f8b', 'held_out': '#e09f3e'}
+NAMES = {'seen': 'seen in training', 'held_out': 'held out'}
+
+# Prompts that look different from one another: three seen in training, three new combinations.
+SHOWN = ('heart', 'left moon', 'tilted cross', 'ring', 'star', 'right spiral')
+
+
+def shown(prompts: Sequence[Prompt]) -> list[int]:
+    """The rows of the picture: for each shape of `SHOWN` a large prompt, the first three seen and the others held out."""
+    chosen = []
+    for row, shape in enumerate(SHOWN):
+        split = 'seen' if row < len(SHOWN) // 2 else 'held_out'
+        fitting = [i for i, p in enumerate(prompts) if p.scene.shape == shape and p.split == split]
+        chosen.append(max(fitting, key=lambda i: (prompts[i].scene.size == 'large', prompts[i].scene.place != 'centre')))
+    return chosen
+
+
+def save_picture(path: str | PathLike[str], scores: Scores, clouds: Mapping[float, Tensor], title: str) -> None:
+    """Draw the scores and the clouds they were computed from, and write a PNG."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    rows = shown(scores.prompts)
+    columns = 1 + len(scores.scales)
+    width = 2.0 + 1.25 * columns
+    with rc_context({'font.family': 'DejaVu Sans', 'text.color': INK, 'axes.edgecolor': FAINT, 'axes.labelcolor': INK}):
+        figure = Figure(figsize=(width, 1.25 * len(rows) + 3.9), dpi=110, facecolor='white')
+        halves: Any = figure.subfigures(2, 1, height_ratios=(1.25 * len(rows) + 1.0, 2.9))
+        tiles, curves = halves
+        _draw_tiles(tiles, rows, columns, scores, clouds, left=2.0 / width)
+        _draw_curves(curves, scores)
+        tiles.suptitle(title, x=0.5, y=0.985, fontsize=13, fontweight='bold')
+        figure.savefig(path)
+
+
+def _draw_tiles(
+    figure: Any, rows: Sequence[int], columns: int, scores: Scores, clouds: Mapping[float, Tensor], left: float
+) -> None:
+    """One tile per prompt and scale, and a column of true points before them."""
+    axes = figure.subplots(
+        len(rows),
+        columns,
+        squeeze=False,
+        gridspec_kw={'left': left, 'right': 0.995, 'top': 0.885, 'bottom': 0.01, 'wspace': 0.04, 'hspace': 0.04},
+    )
+    for line, index in zip(axes, rows, strict=True):
+        prompt = scores.prompts[index]
+        true = world.sample([prompt.scene], len(next(iter(clouds.values()))[index]), generator=torch.Generator().manual_seed(0))[
+            0
+        ]
+        _draw_tile(line[0], prompt, true, label=False)
+        for axis, scale in zip(line[1:], scores.scales, strict=True):
+            _draw_tile(axis, prompt, clouds[scale][index], label=True)
+        words = '\n'.join(textwrap.wrap(f'“{prompt.text}”', 24))
+        line[0].text(-0.08, 0.56, words, transform=line[0].transAxes, ha='right', va='center', fontsize=8.5)
+        line[0].text(
+            -0.08, 0.06, NAMES[prompt.split], transform=line[0].transAxes, ha='right', fontsize=7.5, color=COLOURS[prompt.split]
+        )
+    axes[0][0].set_title('true points', fontsize=10, color=FAINT, pad=5)
+    for axis, scale in zip(axes[0][1:], scores.scales, strict=True):
+        note = {0.0: 'text ignored', 1.0: 'guidance off'}.get(scale, '')
+        axis.set_title(f'cond_scale {scale:g}', fontsize=10, fontweight='bold', pad=15 if note else 5)
+        axis.text(0.5, 1.03, note, transform=axis.transAxes, ha='center', fontsize=7.5, color=FAINT)
+
+
+def _draw_tile(axis: Any, prompt: Prompt, points: Tensor, *, label: bool) -> None:
+    """One cloud over the shape that its prompt describes, coloured by whether each point lies in it."""
+    edge = world.EXTENT
+    grid = torch.linspace(-edge, edge, 160)
+    plane = torch.stack(torch.meshgrid(grid, grid, indexing='xy'), dim=-1)
+    inside = world.satisfies(prompt.scene, plane.reshape(-1, 2)).reshape(160, 160)
+    axis.contourf(grid, grid, inside.float(), levels=[0.5, 1.5], colors=[SHAPE])
+    holds = world.satisfies(prompt.scene, points)
+    for mask, colour in ((holds, HOLDS), (~holds, FAILS)):
+        axis.scatter(*points[mask].T, s=5, color=colour, linewidths=0, alpha=0.85)
+    if label:
+        axis.text(0.96, 0.04, f'{100 * holds.float().mean():.0f}%', transform=axis.transAxes, ha='right', fontsize=8, color=INK)
+    axis.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=[], yticks=[], aspect='equal')
+    for spine in axis.spines.values():
+        spine.set_color('#d5dbe1')
+
+
+def _draw_curves(figure: Any, scores: Scores) -> None:
+    """Adherence and coverage against the scale, with 95% bands."""
+    left, right = figure.subplots(1, 2, gridspec_kw={'left': 0.075, 'right': 0.98, 'top': 0.86, 'bottom': 0.19, 'wspace': 0.2})
+    order = sorted(scores.scales)
+    for axis, what in ((left, 'adherence'), (right, 'coverage')):
+        for split, colour in COLOURS.items():
+            estimates = [scores.estimate(what, split, scale) for scale in order]
+            axis.fill_between(
+                order, [100 * e.low for e in estimates], [100 * e.high for e in estimates], color=colour, alpha=0.15, lw=0
+            )
+            axis.plot(order, [100 * e.mean for e in estimates], 'o-', color=colour, ms=4, lw=1.8, label=NAMES[split])
+        axis.set(ylim=(0, 100), xticks=order, xlabel='cond_scale')
+        axis.set_xticklabels([f'{scale:g}' for scale in order])
+        axis.tick_params(labelsize=8, colors=INK)
+        axis.grid(axis='y', color='#eceff2')
+        axis.set_axisbelow(True)
+        axis.spines[['top', 'right']].set_visible(False)
+    left.set_title('points that satisfy their prompt (%)', fontsize=10, loc='left')
+    right.set_title('share of the described shape that is filled (%)', fontsize=10, loc='left')
+    left.legend(frameon=False, fontsize=8, loc='lower right')
