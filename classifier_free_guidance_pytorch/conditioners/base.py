@@ -52,7 +52,9 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         self.hidden_dims = tuple(hidden_dims)
         self.hiddens_channel_first = per_hidden(hiddens_channel_first, self.hidden_dims, 'hiddens_channel_first')
         if not all(isinstance(first, bool) for first in self.hiddens_channel_first):
-            raise ConfigError(f'hiddens_channel_first is True or False, or one for each of the hiddens, got {hiddens_channel_first!r}')
+            raise ConfigError(
+                f'hiddens_channel_first is True or False, or one for each of the hiddens, got {hiddens_channel_first!r}'
+            )
         check_drop_prob(cond_drop_prob, len(source.encoders))
         self.source = source
         self.cond_drop_prob = cond_drop_prob
@@ -195,7 +197,9 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         """How often each of the hiddens repeats its text."""
         repeats = per_hidden(repeat_batch, self.hidden_dims, 'repeat_batch')
         if any(isinstance(times, bool) or not isinstance(times, int) or times < 1 for times in repeats):
-            raise ConfigError(f'repeat_batch counts the rows of the hiddens that share a text, at least 1, but got {repeat_batch!r}')
+            raise ConfigError(
+                f'repeat_batch counts the rows of the hiddens that share a text, at least 1, but got {repeat_batch!r}'
+            )
         return repeats
 
     def encode_texts(self, texts: Sequence[str]) -> Encodings:

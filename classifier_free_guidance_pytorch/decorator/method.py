@@ -14,7 +14,13 @@ from classifier_free_guidance_pytorch.decorator.options import GUIDANCE_KEYWORDS
 from classifier_free_guidance_pytorch.decorator.outputs import put_back, to_guide
 from classifier_free_guidance_pytorch.decorator.passes import Call, Pass, say_once, weak_context, why_not_joined
 from classifier_free_guidance_pytorch.decorator.signature import RAW_TEXT_COND, KeyNames, TextTaking, with_keywords
-from classifier_free_guidance_pytorch.decorator.texts import TextInput, branch_conditions, per_condition, training_branch
+from classifier_free_guidance_pytorch.decorator.texts import (
+    TextInput,
+    branch_conditions,
+    check_text,
+    per_condition,
+    training_branch,
+)
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 
 
@@ -178,15 +184,17 @@ class _Injected(_Guided):
 
     def train(self, call: Call, text: TextInput) -> Any:
         conditioner = self.conditioner(call.module)
+        check_text(conditioner, text, self.names, call.batch)
         branch = training_branch(conditioner, text, call.batch)
         return call.run(Pass('cond', self.keywords(conditioner, branch, call.batch)))
 
     def guide(self, call: Call, text: TextInput, options: Options) -> Any:
+        conditioner = self.conditioner(call.module)
+        check_text(conditioner, text, self.names, call.batch)
         if not text.is_empty:
             return super().guide(call, text, options)
         if text.has_negatives:
             raise UsageError(f'negative texts were given without texts to steer towards: pass {self.names.texts}= as well')
-        conditioner = self.conditioner(call.module)
         output = call.run(Pass('null', self.keywords(conditioner, conditioner.null_branch(), call.batch)))
         if not options.return_unconditioned:
             return output  # null + scale * (null - null)

@@ -81,6 +81,26 @@ def per_condition(texts: Any) -> list[Any]:
     return [texts]
 
 
+def check_text(conditioner: Conditioner[Any], text: TextInput, names: KeyNames, batch: int | None) -> None:
+    """Refuse, before any encoder runs, texts and probabilities that can never work.
+
+    Raises:
+        ConfigError: texts that are no batch of strings, or a value that is no probability.
+        ShapeError: a number of them that does not fit the batch.
+    """
+    if text.drop_prob is not None and not isinstance(conditioner, NullConditioner):
+        check_drop_prob(text.drop_prob, len(conditioner.source.encoders), names.cond_drop_prob, batch)
+    for name, given in ((names.texts, text.texts), (names.negative_texts, text.negative_texts)):
+        for texts in [] if given is None else per_condition(given):
+            _check_count(conditioner.source.count(texts, name), name, batch)
+
+
+def _check_count(count: int, what: str, batch: int | None) -> None:
+    """Refuse a number of texts that is neither the batch's nor one for all."""
+    if batch is not None and count not in (1, batch):
+        raise ShapeError(f'{count} {what} were given for a batch of {batch}: pass one per sample, or one for all')
+
+
 def training_branch(conditioner: Conditioner[Any], text: TextInput, batch: int | None) -> BranchCondition:
     """The one branch of a training step, with conditional dropout.
 
@@ -113,7 +133,7 @@ def branch_conditions(conditioner: Conditioner[Any], text: TextInput, wanted: Se
         UsageError: a branch needs texts that were not given.
     """
     if text.prepared is not None:
-        return _from_prepared(conditioner, text, wanted)
+        return _from_prepared(conditioner, text, wanted, batch)
     positives = per_condition(text.texts)
     branches: Branches = {}
     if 'conds' in wanted or len(positives) > 1:
@@ -134,9 +154,9 @@ def branch_conditions(conditioner: Conditioner[Any], text: TextInput, wanted: Se
     return branches
 
 
-def _from_prepared(conditioner: Conditioner[Any], text: TextInput, wanted: Sequence[str]) -> Branches:
+def _from_prepared(conditioner: Conditioner[Any], text: TextInput, wanted: Sequence[str], batch: int | None) -> Branches:
     """The branches of prepared conditions: the first is the main one, and the others are further conditions."""
-    first, *others = _prepared(conditioner, text)
+    first, *others = _prepared(conditioner, text, batch)
     if text.drop_prob is not None and not drops_nothing(text.drop_prob):
         raise ConfigError('a prepared text_condition has no dropout: leave cond_drop_prob out, or pass texts')
     branches: Branches = {'cond': [first.cond], 'null': [first.null]}
@@ -148,13 +168,14 @@ def _from_prepared(conditioner: Conditioner[Any], text: TextInput, wanted: Seque
     return branches
 
 
-def _prepared(conditioner: Conditioner[Any], text: TextInput) -> list[PreparedCondition]:
+def _prepared(conditioner: Conditioner[Any], text: TextInput, batch: int | None) -> list[PreparedCondition]:
     """The prepared conditions of a call, each checked to be of this model as it is now."""
     given = text.prepared if isinstance(text.prepared, (list, tuple)) else [text.prepared]
     for prepared in given:
         if not isinstance(prepared, PreparedCondition):
             raise ConfigError(f'text_condition is what model.prepare(texts) returned, but got {type(prepared).__name__}')
         conditioner.check_prepared(prepared)
+        _check_count(len(prepared), 'prepared texts', batch)
     return list(given)
 
 
@@ -180,8 +201,6 @@ def _conditional(
 
 def _dropped(conditioner: Conditioner[Any], features: Any, drop_prob: DropProb | None, batch: int | None) -> BranchCondition:
     """Condition on features with dropout per sample, even where one text serves a whole batch."""
-    if drop_prob is not None:
-        check_drop_prob(drop_prob, len(conditioner.source.encoders))
     drops = conditioner.training if drop_prob is None else not drops_nothing(drop_prob)
     if drops and batch is not None and conditioner.count(features) == 1 != batch:
         features = conditioner.expand(features, batch)
@@ -189,7 +208,7 @@ def _dropped(conditioner: Conditioner[Any], features: Any, drop_prob: DropProb |
 
 
 def _read(conditioner: Conditioner[Any], texts: Any, embeds: Any, batch: int | None) -> Any:
-    """The features of texts or embeddings, refused before any work where their number does not fit the batch."""
-    if texts is not None and batch is not None and isinstance(texts, (list, tuple)) and len(texts) not in (0, 1, batch):
-        raise ShapeError(f'{len(texts)} texts were given for a batch of {batch}: pass one text per sample, or one for all')
-    return conditioner.read(texts, embeds)
+    """The features of texts or embeddings, refused where their number does not fit the batch."""
+    features = conditioner.read(texts, embeds)
+    _check_count(conditioner.count(features), 'text embeddings', batch)
+    return features

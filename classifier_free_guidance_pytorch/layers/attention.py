@@ -98,7 +98,7 @@ class Attention(nn.Module):
     def queries(self, x: Tensor) -> Tensor:
         """Queries of the sequence `(b, n, dim_hidden)` with the heads folded in: `(b, n * heads, dim_head)`."""
         queries: Tensor = self.to_q(self.norm(x))
-        return queries.view(x.shape[0], -1, self.dim_head)
+        return queries.view(x.shape[0], x.shape[1] * self.heads, self.dim_head)
 
     def attend(self, queries: Tensor, condition: KeyValues) -> Tensor:
         """Attention features, shaped like the queries."""
@@ -113,12 +113,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, condition: KeyValues | Extrapolated) -> Tensor:
         q = self.queries(x)
+        shape = (x.shape[0], x.shape[1], self.heads * self.dim_head)  # all heads of a token together: NAG's norms run over them
         if isinstance(condition, Extrapolated):
             positive, negative = self.attend(q, condition.positive), self.attend(q, condition.negative)
-            shape = (x.shape[0], x.shape[1], self.heads * self.dim_head)  # the norms of NAG run over all heads of a token
             features = condition.combine(positive.reshape(shape), negative.reshape(shape))
         else:
-            features = self.attend(q, condition).reshape(x.shape[0], x.shape[1], -1)
+            features = self.attend(q, condition).reshape(shape)
         attended: Tensor = self.to_out(features)
         return attended
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ShapeError
@@ -38,7 +40,7 @@ def to_sequence(hiddens: Tensor, channel_first: bool) -> Tensor:
     """`(b, d, ...)` or `(b, ..., d)` as a sequence `(b, n, d)`; a view where the memory layout allows it."""
     if channel_first:
         hiddens = hiddens.movedim(1, -1)
-    return hiddens.reshape(hiddens.shape[0], -1, hiddens.shape[-1])
+    return hiddens.reshape(hiddens.shape[0], prod(hiddens.shape[1:-1]), hiddens.shape[-1])
 
 
 def from_sequence(sequence: Tensor, hiddens: Tensor, channel_first: bool) -> Tensor:
