@@ -1,23 +1,27 @@
 """Package metadata; the build system and the tools' settings are in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-VERSION = '1.0.0'
+PACKAGE = 'classifier_free_guidance_pytorch'
+VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / PACKAGE / '__init__.py').read_text(encoding='utf-8'), re.MULTILINE)[1]
 
-TEST = [
-    'pytest>=8',
-    'pytest-xdist>=3',
-    'pytest-timeout>=2',
-    'hypothesis>=6',
-    'diffusers>=0.35',
-    'kornia>=0.8',
-    'accelerate>=1.0',
-    'matplotlib>=3.8',
-]
 DEMO = ['matplotlib>=3.8']
+TEST = [
+    *DEMO,
+    'accelerate>=1.0',
+    'diffusers>=0.35',
+    'hypothesis>=6.100',
+    'kornia>=0.8',
+    'pytest>=8',
+    'pytest-timeout>=2.3',
+    'pytest-xdist>=3.5',
+    'setuptools>=77',
+]
+DEV = [*TEST, 'mypy>=1.11', 'ruff>=0.6']
 
 setup(
     name='classifier-free-guidance-pytorch',
@@ -25,9 +29,11 @@ setup(
     description='Text conditioning and classifier-free guidance for any PyTorch module',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
-    license='MIT',
-    packages=find_packages(include=['classifier_free_guidance_pytorch*']),
-    package_data={'classifier_free_guidance_pytorch': ['py.typed', 'text/mini_weights/*']},
+    license_expression='MIT',
+    license_files=['LICENSE'],
+    packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    package_data={PACKAGE: ['py.typed', 'text/mini_weights/*']},
+    include_package_data=False,
     python_requires='>=3.10',
     install_requires=[
         'torch>=2.4',
@@ -36,22 +42,21 @@ setup(
         'open_clip_torch>=2.29',
         'beartype>=0.18',
         'sentencepiece>=0.2',
-        'protobuf',
+        'protobuf',  # transformers 5 reads T5's spiece.model with it
         'safetensors>=0.4',
         'tqdm>=4.66',
     ],
-    extras_require={
-        'demo': DEMO,
-        'test': TEST,
-        'dev': [*TEST, 'ruff>=0.6', 'mypy>=1.11', 'build'],
-    },
-    entry_points={'console_scripts': ['cfg-demo=classifier_free_guidance_pytorch.demo.cli:main']},
+    extras_require={'demo': DEMO, 'test': TEST, 'dev': DEV},
+    entry_points={'console_scripts': [f'cfg-demo={PACKAGE}.demo.cli:main']},
     keywords=['classifier-free guidance', 'text conditioning', 'diffusion', 'FiLM', 'cross-attention', 'pytorch'],
     classifiers=[
         'Development Status :: 5 - Production/Stable',
+        'Intended Audience :: Developers',
         'Intended Audience :: Science/Research',
-        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Operating System :: OS Independent',
+        'Programming Language :: Python :: 3',
         *(f'Programming Language :: Python :: 3.{minor}' for minor in (10, 11, 12, 13)),
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
         'Typing :: Typed',
     ],
 )

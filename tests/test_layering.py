@@ -1,0 +1,173 @@
+"""The ladder: which room of the package may import which, read from the source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = 'classifier_free_guidance_pytorch'
+ROOT = Path(__file__).parents[1] / PACKAGE
+
+LADDER = {
+    'errors': set(),
+    'guidance': {'errors'},
+    'text': {'errors'},
+    'layers': {'errors'},
+    'weak_pass': {'errors'},
+    'conditioners': {'errors', 'text', 'layers'},
+    'decorator': {'errors', 'guidance', 'conditioners'},
+    'corpus': {'errors', 'text'},
+    'demo': {'errors', 'guidance', 'text', 'layers', 'weak_pass', 'conditioners', 'decorator', 'corpus', ''},
+    '': {'errors', 'guidance', 'text', 'layers', 'weak_pass', 'conditioners', 'decorator', 'corpus'},  # __init__.py
+}
+
+# What a module may import when it is itself imported; anything heavier is imported in the function that needs it.
+LIGHT = {'torch', 'beartype', 'einops', 'typing_extensions'}
+STANDARD_LIBRARY_BUT_HEAVY = {'multiprocessing', 'asyncio', 'unittest', 'tkinter', 'http', 'urllib'}
+
+
+class Import(NamedTuple):
+    """One import: the file and line it stands in, the dotted name of what is imported, and whether it runs on import."""
+
+    file: str
+    line: int
+    name: str
+    at_top: bool
+
+
+def imports_of(root: Path) -> Iterator[Import]:
+    """Every import in a package, at the top of a module or inside a function, with relative names resolved."""
+    for path in sorted(root.rglob('*.py')):
+        here = path.relative_to(root.parent).with_suffix('')
+        package = here.parts[:-1]
+        tree = ast.parse(path.read_text(encoding='utf-8'))
+        later = {id(child) for node in ast.walk(tree) if _runs_later(node) for child in ast.walk(node)}
+        for node in ast.walk(tree):
+            for name in _imported(node, package, root):
+                yield Import('/'.join(here.parts), node.lineno, name, id(node) not in later)
+
+
+def _runs_later(node: ast.AST) -> bool:
+    """Whether what a node holds is not run when its module is imported."""
+    if isinstance(node, ast.If):
+        return ast.unparse(node.test).endswith('TYPE_CHECKING')
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+
+
+def _imported(node: ast.AST, package: tuple[str, ...], root: Path) -> list[str]:
+    """The dotted names that a node imports; `from a import b` imports `a.b` where that is a module, else `a`."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        base = (*package[: len(package) + 1 - node.level], *(node.module or '').split('.')) if node.level else (node.module,)
+        dotted = '.'.join(part for part in base if part)
+        return [f'{dotted}.{alias.name}' if _is_module(root.parent, dotted, alias.name) else dotted for alias in node.names]
+    if isinstance(node, ast.Call) and ast.unparse(node.func).endswith('import_module') and isinstance(node.args[0], ast.Constant):
+        return [node.args[0].value]
+    return []
+
+
+def _is_module(above: Path, dotted: str, name: str) -> bool:
+    path = above.joinpath(*dotted.split('.'), name)
+    return path.is_dir() or path.with_suffix('.py').is_file()
+
+
+def room_of(dotted: str) -> str:
+    """The room of a module of the package: `package.text.base` is in `text`, `package` itself in ''."""
+    return (*dotted.replace('/', '.').split('.'), '')[1]
+
+
+def broken_rungs(root: Path, ladder: dict[str, set[str]]) -> list[str]:
+    """Every import that does not point down the ladder, in words."""
+    broken = []
+    for found in imports_of(root):
+        room = room_of(found.file).removesuffix('__init__')
+        if room not in ladder:
+            broken.append(f'{found.file} is in no room that the ladder knows')
+        elif found.name.split('.')[0] == root.name and room_of(found.name) not in ladder[room] | {room}:
+            broken.append(f'{found.file}:{found.line} imports {found.name}')
+    return broken
+
+
+def heavy_imports(root: Path) -> list[str]:
+    """Every import of something heavy that runs when a module of the library, demo excepted, is imported."""
+    import sys
+
+    allowed = LIGHT | {root.name} | (set(sys.stdlib_module_names) - STANDARD_LIBRARY_BUT_HEAVY)
+    found = (one for one in imports_of(root) if room_of(one.file) != 'demo' and one.at_top)
+    return [f'{one.file}:{one.line} imports {one.name}' for one in found if one.name.split('.')[0] not in allowed]
+
+
+def test_imports_point_down_the_ladder():
+    assert broken_rungs(ROOT, LADDER) == []
+
+
+def test_nothing_heavy_is_imported_at_the_top_of_a_module():
+    assert heavy_imports(ROOT) == []
+
+
+def test_the_ladder_has_no_way_round():
+    """No room can reach itself through others, and the three pure rooms reach nothing but the errors."""
+    for room in LADDER.keys() - {'demo', ''}:
+        assert not any(room in LADDER[below] for below in LADDER[room])
+    assert all(LADDER[room] == {'errors'} for room in ('guidance', 'text', 'layers'))
+
+
+@pytest.mark.parametrize(
+    ('file', 'source'),
+    [
+        ('text/a.py', f'from {PACKAGE}.layers import FiLM'),
+        ('text/a.py', f'import {PACKAGE}.guidance.rules'),
+        ('text/a.py', 'from ..guidance import cfg'),
+        ('text/a.py', 'from .. import layers'),
+        ('text/a.py', f'from {PACKAGE} import guidance'),
+        ('text/a.py', f'import {PACKAGE}'),
+        ('guidance/a.py', 'def f():\n    from ..conditioners import base'),
+        ('guidance/a.py', f'import importlib\ndef f():\n    importlib.import_module("{PACKAGE}.text")'),
+        ('layers/deep/a.py', 'from ...text import encoding'),
+        ('decorator/a.py', f'from {PACKAGE}.demo import cli'),
+        ('errors.py', 'from .text import TextEncoding'),
+        ('__init__.py', 'from .demo import cli'),
+        ('utils.py', 'import math'),
+    ],
+)
+def test_the_ladder_can_break(tmp_path, file, source):
+    root = _small_package(tmp_path)
+    assert broken_rungs(root, LADDER) == []
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / file).write_text(source)
+    assert len(broken_rungs(root, LADDER)) == 1
+
+
+@pytest.mark.parametrize(
+    ('source', 'broken'),
+    [
+        ('import transformers', 1),
+        ('from matplotlib import pyplot', 1),
+        ('try:\n    import open_clip\nexcept ImportError:\n    pass', 1),
+        ('class A:\n    import diffusers', 1),
+        ('def f():\n    import transformers', 0),
+        ('from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import transformers', 0),
+        ('import math, torch.nn.functional as F', 0),
+    ],
+)
+def test_a_heavy_import_is_found(tmp_path, source, broken):
+    root = _small_package(tmp_path)
+    (root / 'text' / 'a.py').write_text(source)
+    assert len(heavy_imports(root)) == broken
+
+
+def _small_package(folder: Path) -> Path:
+    """A package in which every import is allowed."""
+    root = folder / PACKAGE
+    for room in ('guidance', 'text', 'layers', 'conditioners', 'decorator', 'demo'):
+        (root / room).mkdir(parents=True)
+        (root / room / '__init__.py').write_text('from ..errors import ConfigError')
+    (root / 'errors.py').write_text('import torch')
+    (root / 'conditioners' / 'base.py').write_text('def f():\n    from ..text import base\n    from . import pooled')
+    (root / 'demo' / 'cli.py').write_text(f'from {PACKAGE} import guidance, TextConditioner')
+    return root
