@@ -36,7 +36,7 @@ def check_drop_prob(drop_prob: DropProb, num_encoders: int, name: str = 'cond_dr
     per_encoder = isinstance(drop_prob, Sequence) and not isinstance(drop_prob, str)
     probabilities = tuple(drop_prob) if per_encoder else (drop_prob,)  # type: ignore[arg-type]
     for value in probabilities:
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= value <= 1.0:
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
             raise ConfigError(f'{name} is a probability in [0, 1], or a tuple with one per encoder, but got {drop_prob!r}')
     if per_encoder and len(probabilities) != num_encoders:
         raise ConfigError(

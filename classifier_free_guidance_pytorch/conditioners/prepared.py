@@ -137,6 +137,9 @@ class PreparedCondition:
     def __post_init__(self) -> None:
         self.owner.prepared.add(self)
 
+    def __repr__(self) -> str:
+        return f'PreparedCondition({len(self)} texts)'
+
     def weights_changed(self) -> bool:
         """Whether a weight was written to since: every in-place change of a tensor counts its version up."""
         return any(version_of(weight) != version for weight, version in zip(self.weights, self.versions, strict=True))

@@ -35,6 +35,7 @@ CONDITIONERS: dict[str, type[Conditioner[Any]]] = {
 }
 PREFIX = 'text_condition_'
 _PENDING = '_pending_text_condition'
+_DECORATED = '__cfg_class_names__'
 
 M = TypeVar('M', bound=type[nn.Module])
 
@@ -89,18 +90,20 @@ def _decorate(cls: M, names: KeyNames) -> M:
     """Add text conditioning and guidance to a class, in place."""
     if not isinstance(cls, type) or not issubclass(cls, nn.Module):
         raise ConfigError(f'classifier_free_guidance_class_decorator is for classes of torch.nn.Module, but got {cls!r}')
-    decorated_with = getattr(cls.forward, '__cfg_names__', None)
-    if decorated_with is not None:  # by itself, or because a base class is decorated
-        if decorated_with != names:
-            raise ConfigError(f'{cls.__name__} is decorated already, with other names: {decorated_with} and not {names}')
+    decorated_with = getattr(cls, _DECORATED, None) or getattr(cls.forward, '__cfg_names__', None)
+    if decorated_with not in (None, names):
+        raise ConfigError(f'{cls.__name__} is decorated already, with other names: {decorated_with} and not {names}')
+    if hasattr(cls, _DECORATED):  # by itself, or because a base class is decorated
         return cls
-    if not _injects(cls.forward, names):
+    if not _injects(inspect.unwrap(cls.forward), names):
         raise ConfigError(
             f'{cls.__name__}.forward{inspect.signature(cls.forward)} has no way to receive a condition: name the parameter '
             f'{names.cond_fns!r} (one callable per hidden dimension) or {RAW_TEXT_COND!r} (embeddings and mask)'
         )
     vars_of: Any = cls  # a class is changed in place here, which its type does not foresee
-    vars_of.forward = guided(cls.forward, names)
+    setattr(cls, _DECORATED, names)
+    if decorated_with is None:  # the method itself may be decorated
+        vars_of.forward = guided(cls.forward, names)
     vars_of.__init__ = _taking_text_condition(cls.__init__, names)
     for added in (embed_texts, encode_texts, prepare):
         if not hasattr(cls, added.__name__):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial, reduce, wraps
 from typing import Any
 
@@ -74,6 +75,7 @@ def guided(fn: Callable[..., Any], names: KeyNames) -> Callable[..., Any]:
             return fn(self, *args, **kwargs)
         options = Options(**{name: kwargs.pop(name) for name in [*kwargs] if name in GUIDANCE_KEYWORDS})
         text = TextInput.taken_from(kwargs, names)
+        taking.refuse_unknown(fn.__qualname__, (*kwargs, *(options.cfg_routed_kwargs or ())))
         args, moved = taking.by_name(args)
         call = Call(fn, self, args, {**moved, **kwargs}, options.cfg_routed_kwargs or {})
         if getattr(self, 'training', False):
@@ -125,7 +127,13 @@ class _Guided:
                 'perturbed_attention(...) or skip_layers(...) from the module weak_pass'
             )
         if isinstance(weak, nn.Module):
-            return weak(*call.args, **call.kwargs, **text.as_keywords(self.names))
+            if text.prepared is not None:
+                raise UsageError(
+                    'a prepared text_condition belongs to one model, so the second model in weak= cannot use it: pass texts=, or '
+                    'what encode_texts(texts) returned as text_embeds='
+                )
+            first = replace(text, texts=per_condition(text.texts)[0])
+            return weak(*call.args, **call.kwargs, **first.as_keywords(self.names))
         if isinstance(weak, dict):
             return Call(call.fn, call.module, call.args, {**call.kwargs, **weak}, call.routed).run(Pass('weak', keywords))
         with weak_context(weak, call.module):
@@ -242,6 +250,11 @@ class _Delegated(_Guided):
         return call.run(Pass('cond', self._text_keywords(text)))
 
     def run(self, call: Call, text: TextInput, options: Options, wanted: Sequence[str]) -> dict[str, list[Any]]:
+        if options.rule.inside_attention:
+            raise ConfigError(
+                f'this rule guides inside the cross-attention of a text_conditioner, but {self.fn.__qualname__} handles its '
+                'texts itself: use another rule'
+            )
         if options.cfg_batched:
             say_once(f'{self.fn.__qualname__} handles its texts itself, by {self.names.cond_drop_prob}')
         drop, texts = self.names.cond_drop_prob, self.names.texts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
@@ -128,7 +129,7 @@ def check_scale(scale: Any) -> None:
         raise ConfigError(
             f'cond_scale is the scale of this step: call the schedule for it, as in schedule(sigma=sigma), got {scale!r}'
         )
-    if isinstance(scale, bool) or not isinstance(scale, (int, float)):
+    if isinstance(scale, bool) or not isinstance(scale, Real):
         raise ConfigError(f'cond_scale is a number, or a tensor with one value per sample, but got {scale!r}')
     if not math.isfinite(scale):
         raise ConfigError(f'cond_scale must be finite, but got {scale!r}')

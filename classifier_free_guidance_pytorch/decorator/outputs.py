@@ -38,11 +38,12 @@ def with_entries(like: Any, parts: dict[Any, Any]) -> Any:
         return type(like)(*parts.values())
     if isinstance(like, (tuple, list)):
         return type(like)(parts.values())
-    if not isinstance(like, Mapping):
-        return dataclasses.replace(like, **parts)
     output: Any = copy.copy(like)
     for key, value in parts.items():
-        output[key] = value
+        if isinstance(like, Mapping):
+            output[key] = value
+        else:  # a dataclass, which may be frozen, or compute fields of its own in `__init__`
+            object.__setattr__(output, key, value)
     return output
 
 

@@ -92,10 +92,12 @@ def part(value: Any, batch: int, times: int, index: int) -> Any:
 
 
 def _map(value: Any, fn: Callable[[Any], Any]) -> Any:
-    """Apply `fn` to the entries of a structured value; anything else is returned as it is."""
+    """Apply `fn` to the entries of a structured value; what holds nothing to change is returned as it is."""
     if not is_structured(value):
         return value
-    return with_entries(value, {key: fn(entry) for key, entry in entries(value).items()})
+    before = entries(value)
+    after = {key: fn(entry) for key, entry in before.items()}
+    return value if all(after[key] is before[key] for key in before) else with_entries(value, after)
 
 
 def _route(name: str, values: Any, branch: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,20 @@ class TextTaking:
         if any(name in kwargs for name in self.injected):
             return True
         return any(isinstance(arg, (CondFns, TextCondReturn)) for arg in args)
+
+    def refuse_unknown(self, function: str, keywords: Iterable[str]) -> None:
+        """Refuse keywords that the function does not take, before any work is done for it.
+
+        Raises:
+            ConfigError: with what it takes.
+        """
+        unknown = [] if self.takes is None else [name for name in keywords if name not in self.takes]
+        if unknown:
+            takes = ', '.join(name for name in sorted(self.takes or ()) if name not in self.injected) or 'nothing'
+            raise ConfigError(
+                f'{", ".join(map(repr, unknown))} is no keyword of {function}, which takes {takes}, and beside it the keywords '
+                'for texts and guidance that help() lists'
+            )
 
     def by_name(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional arguments, with those behind an injected parameter turned into keywords."""
