@@ -55,6 +55,18 @@ class Call:
         routed = {name: _route(name, values, one.branch) for name, values in self.routed.items()}
         return self.fn(self.module, *self.args, **self.kwargs, **routed, **one.keywords)
 
+    def of_rows(self, rows: Tensor) -> Call:
+        """The same call for some samples of the batch."""
+        assert self.batch is not None
+        args = tuple(select(value, self.batch, rows) for value in self.args)
+        return Call(
+            self.fn,
+            self.module,
+            args,
+            {name: select(value, self.batch, rows) for name, value in self.kwargs.items()},
+            self.routed,
+        )
+
     def run_joined(self, keywords: dict[str, Any], times: int, shared: Sequence[str], names: Sequence[str]) -> list[Any]:
         """One forward pass for `times` branches on the joined batch; returns the output of each.
 
@@ -81,6 +93,13 @@ def join(value: Any, batch: int, times: int) -> Any:
     if isinstance(value, Tensor):
         return torch.cat([value] * times) if value.ndim > 0 and value.shape[0] == batch else value
     return _map(value, lambda entry: join(entry, batch, times))
+
+
+def select(value: Any, batch: int, rows: Tensor) -> Any:
+    """Some rows of each tensor whose leading dimension is the batch, in nested arguments too."""
+    if isinstance(value, Tensor):
+        return value[rows] if value.ndim > 0 and value.shape[0] == batch else value
+    return _map(value, lambda entry: select(entry, batch, rows))
 
 
 def part(value: Any, batch: int, times: int, index: int) -> Any:
