@@ -106,7 +106,7 @@ class TokenConditioner(Conditioner[Tokens]):
 
     def drop(self, features: Tokens, keep: Tensor) -> Tokens:
         encoders = len(features.per_encoder)
-        if keep.shape[1] > 1 != encoders > 1:
+        if keep.shape[1] > 1 and encoders == 1:
             raise ConfigError(
                 'a probability per encoder cannot drop the encoders of embed_texts apart, since their tokens are joined: '
                 'pass what encode_texts returns, or one cond_drop_prob'
