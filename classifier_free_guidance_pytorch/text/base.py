@@ -133,6 +133,15 @@ class TextEncoder:
             ConfigError: `texts` is not a batch of strings.
             MissingDependencyError: the weights cannot be read.
         """
+        if torch.compiler.is_compiling():
+            # One graph break here, and none in the tokenizer; a compiler would also specialise on every string it sees.
+            disable: Any = torch.compiler.disable
+            encoding: TextEncoding = disable(self._encode)(texts, device, dtype)
+            return encoding
+        return self._encode(texts, device, dtype)
+
+    def _encode(self, texts: Sequence[str], device: torch.device | str | int | None, dtype: torch.dtype | None) -> TextEncoding:
+        """`encode`, outside any compiled graph."""
         texts = as_texts(texts)
         # Results are ordinary tensors even for a caller in inference mode: they may be remembered and used in training later.
         with torch.inference_mode(False), torch.no_grad(), self._lock:

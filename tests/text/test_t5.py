@@ -55,3 +55,22 @@ def test_a_model_of_another_family_is_refused(tiny_bge):
     sentence = "T5Adapter reads models of type t5, mt5, umt5, but 'BAAI/bge-base-en-v1.5' is of type 'bert': use model_types='hf'"
     with pytest.raises(ConfigError, match=sentence):
         T5Adapter('BAAI/bge-base-en-v1.5')
+
+
+def test_a_compiled_model_encodes_new_texts_without_compiling_again(tiny_t5):
+    from torch._dynamo.testing import CompileCounter
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = T5Adapter()
+            self.linear = torch.nn.Linear(32, 32)
+
+        def forward(self, x, texts):
+            return self.linear(x) + self.encoder.encode(texts, device=x.device, dtype=x.dtype).pooled
+
+    model, x, counter = Model(), torch.randn(1, 32), CompileCounter()
+    compiled = torch.compile(model, backend=counter)
+    for text in (SHORT, LONG, 'a dog', 'one dog', 'two dogs'):
+        torch.testing.assert_close(compiled(x, [text]), model(x, [text]))
+    assert counter.frame_count <= 2
