@@ -152,7 +152,7 @@ def _say_things(scene: Scene, rng: Random, plain: bool) -> str:
         return f'{said[0]} {"is " if not plain and rng.random() < 0.15 else ""}{word} {said[1]}'
     if len(said) == 1:
         return said[0]
-    joint = ' and ' if plain else rng.choice((' and ', ' and ', ' with '))
+    joint = ' and ' if plain else rng.choice((' and ', ' and ', ' with ', ' beside ', ' next to '))
     return ', '.join(said[:-1]) + joint + said[-1]
 
 
@@ -202,7 +202,7 @@ def vocabulary() -> tuple[str, ...]:
         >>> {'red', 'circles', 'beneath', 'backdrop', ','} <= set(vocabulary())
         True
     """
-    said: list[str] = ['a', 'an', 'and', 'with', 'that', 'is', 'are', 'on', 'against', 'the', ',']
+    said: list[str] = ['a', 'an', 'and', 'with', 'beside', 'next to', 'that', 'is', 'are', 'on', 'against', 'the', ',']
     for table in (COLOURS, SIZES, BACKGROUNDS, RELATIONS, PLACES):
         said.extend(word for options in table.values() for word in options)
     said.extend(word for options in COUNTS.values() for word in options)

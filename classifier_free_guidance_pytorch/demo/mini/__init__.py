@@ -1,0 +1,1 @@
+"""How the embedded encoder `mini` is made: its captioned pictures, its tokenizer, its two towers and how they are measured."""
