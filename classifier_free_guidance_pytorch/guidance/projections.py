@@ -15,7 +15,7 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 from .checks import Scale, aligned, check_alike
-from .reductions import Dims, count, dot, ratio, widened
+from .reductions import Dims, count, dot, ratio, squared_norm, widened
 from .reductions import norm as norm_of
 
 
@@ -64,7 +64,7 @@ def apg(
         strength = strength * (norm / length.clamp_min(norm))
     if eta == 1:
         return (c + strength * d).to(cond.dtype)
-    along = (1 - eta) * ratio(dot(d, c, dim), dot(c, c, dim))
+    along = (1 - eta) * ratio(dot(d, c, dim), squared_norm(c, dim))
     return torch.addcmul(c * (1 - strength * along), d, _tensor(strength, c)).to(cond.dtype)
 
 
@@ -87,7 +87,7 @@ def cfg_zero_star(cond: Tensor, null: Tensor, scale: Scale) -> Tensor:
     """
     check_alike('cfg_zero_star', (('cond', cond), ('null', null)))
     c, u = widened(cond), widened(null)
-    best = ratio(dot(c, u), dot(u, u))
+    best = ratio(dot(c, u), squared_norm(u))
     return torch.lerp(u * best, c, aligned(scale, c)).to(cond.dtype)
 
 
@@ -187,7 +187,7 @@ def perp_neg(
     check_alike('perp_neg', (('cond', cond), ('null', null), *((f'negatives[{j}]', n) for j, n in enumerate(negatives))))
     u = widened(null)
     positive = widened(cond) - u
-    direction, length = positive, dot(positive, positive)
+    direction, length = positive, squared_norm(positive)
     for negative, weight in zip(negatives, every, strict=True):
         away = widened(negative) - u
         direction = direction - weight * (away - ratio(dot(away, positive), length) * positive)

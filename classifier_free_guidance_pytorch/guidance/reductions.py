@@ -37,6 +37,11 @@ def norm(x: Tensor, dim: Dims = None, order: float = 2) -> Tensor:
     return lengths
 
 
+def squared_norm(x: Tensor, dim: Dims = None) -> Tensor:
+    """Return `<x, x>`, without the temporary that `dot(x, x)` would make."""
+    return norm(x, dim).square()
+
+
 def spread(x: Tensor, dim: Dims = None) -> Tensor:
     """Return the norm of `x - mean(x)`: a standard deviation but for a factor that ratios do not see.
 
