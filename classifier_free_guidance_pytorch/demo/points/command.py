@@ -19,13 +19,14 @@ HELP = 'train on text-described point clouds and show what cond_scale does (abou
 EPILOG = """\
 Writes points.png (prompts against guidance scales) and points.json (all numbers) to --out.
 The scale follows guided = null + cond_scale * (cond - null): 1 is off, 0 ignores the text.
+Scales above 1 act in the second half of sampling only; --interval 0 1 makes them act always.
 
 examples:
   cfg-demo points
   cfg-demo points --quick --out /tmp/points
   cfg-demo points --model-types t5 clip --condition attention
   cfg-demo points --guidance apg --scales 0 1 2 4 8
-  cfg-demo points --interval 0 0.5
+  cfg-demo points --interval 0 1
 """
 QUICK = {'steps': 300, 'samples': 64, 'sample_steps': 15}
 
@@ -46,7 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument('--guidance', dest='rule', metavar='RULE', help=f'guidance rule: {", ".join(RULES)}')
     sampling.add_argument('--rescale-phi', type=float, metavar='PHI', help='share of the prediction that is rescaled')
     sampling.add_argument(
-        '--interval', nargs=2, type=float, metavar=('LO', 'HI'), help='guide only at flow times in (LO, HI]; 1 is pure noise'
+        '--interval',
+        nargs=2,
+        type=float,
+        metavar=('LO', 'HI'),
+        help='scales above 1 act only at flow times in (LO, HI]; 0 1 is always',
     )
     sampling.add_argument('--negative', metavar='TEXT', help='steer away from this text in place of the null condition')
     sampling.add_argument('--samples', type=int, metavar='N', help='points per prompt and scale')
@@ -126,7 +131,7 @@ def run_points(settings: Settings, folder: Path, *, progress: bool = True) -> di
     clouds = draw(trained, [prompt.text for prompt in asked], settings, progress=progress)
     clock.lap('sampling')
     scores = Scores.of(asked, clouds)
-    save_picture(folder / 'points.png', scores, clouds, title='What cond_scale does: points drawn from a text')
+    save_picture(folder / 'points.png', scores, clouds)
     clock.lap('scoring')
     parameters = sum(parameter.numel() for parameter in model.parameters())
     report = as_dict(scores, settings, parameters, clock.laps)

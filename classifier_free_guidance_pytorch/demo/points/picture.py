@@ -18,21 +18,21 @@ HOLDS, FAILS = '#1f6f8b', '#e4572e'
 COLOURS = {'seen': '#1f6f8b', 'held_out': '#e09f3e'}
 NAMES = {'seen': 'seen in training', 'held_out': 'held out'}
 
-# Prompts that look different from one another: three seen in training, three new combinations.
-SHOWN = ('heart', 'left moon', 'tilted cross', 'ring', 'star', 'right spiral')
+# The rows: shapes that look different from one another, three seen in training and three new combinations.
+SHOWN = {'seen': ('heart', 'left moon', 'tilted cross'), 'held_out': ('star', 'ring', 'right spiral')}
 
 
 def shown(prompts: Sequence[Prompt]) -> list[int]:
-    """The rows of the picture: for each shape of `SHOWN` a large prompt, the first three seen and the others held out."""
+    """The prompts in the picture: of each shape of `SHOWN` the first that is large, drawn with the thick pen where it has one."""
     chosen = []
-    for row, shape in enumerate(SHOWN):
-        split = 'seen' if row < len(SHOWN) // 2 else 'held_out'
-        fitting = [i for i, p in enumerate(prompts) if p.scene.shape == shape and p.split == split]
-        chosen.append(max(fitting, key=lambda i: (prompts[i].scene.size == 'large', prompts[i].scene.place != 'centre')))
+    for split, shapes in SHOWN.items():
+        for shape in shapes:
+            fitting = [i for i, p in enumerate(prompts) if p.scene.shape == shape and p.split == split]
+            chosen.append(max(fitting, key=lambda i: (prompts[i].scene.size == 'large', prompts[i].scene.pen == 'thick')))
     return chosen
 
 
-def save_picture(path: str | PathLike[str], scores: Scores, clouds: Mapping[float, Tensor], title: str) -> None:
+def save_picture(path: str | PathLike[str], scores: Scores, clouds: Mapping[float, Tensor]) -> None:
     """Draw the scores and the clouds they were computed from, and write a PNG."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -46,7 +46,13 @@ def save_picture(path: str | PathLike[str], scores: Scores, clouds: Mapping[floa
         tiles, curves = halves
         _draw_tiles(tiles, rows, columns, scores, clouds, left=2.0 / width)
         _draw_curves(curves, scores)
-        tiles.suptitle(title, x=0.5, y=0.985, fontsize=13, fontweight='bold')
+        tiles.suptitle('What cond_scale does to points drawn from a text', x=0.5, y=0.985, fontsize=13, fontweight='bold')
+        for x, words, colour in (
+            (0.34, '● satisfies the prompt', HOLDS),
+            (0.52, '● does not', FAILS),
+            (0.66, '■ the described shape', '#b9c4cf'),
+        ):
+            tiles.text(x, 0.938, words, ha='center', fontsize=9, color=colour)
         figure.savefig(path)
 
 
@@ -54,47 +60,44 @@ def _draw_tiles(
     figure: Any, rows: Sequence[int], columns: int, scores: Scores, clouds: Mapping[float, Tensor], left: float
 ) -> None:
     """One tile per prompt and scale, and a column of true points before them."""
-    axes = figure.subplots(
-        len(rows),
-        columns,
-        squeeze=False,
-        gridspec_kw={'left': left, 'right': 0.995, 'top': 0.885, 'bottom': 0.01, 'wspace': 0.04, 'hspace': 0.04},
-    )
+    grid = {'left': left, 'right': 0.995, 'top': 0.87, 'bottom': 0.01, 'wspace': 0.04, 'hspace': 0.04}
+    axes = figure.subplots(len(rows), columns, squeeze=False, gridspec_kw=grid)
     for line, index in zip(axes, rows, strict=True):
-        prompt = scores.prompts[index]
-        true = world.sample([prompt.scene], len(next(iter(clouds.values()))[index]), generator=torch.Generator().manual_seed(0))[
-            0
-        ]
-        _draw_tile(line[0], prompt, true, label=False)
+        prompt, shape = scores.prompts[index], _described(scores.prompts[index])
+        count = len(next(iter(clouds.values()))[index])
+        true = world.sample([prompt.scene], count, generator=torch.Generator().manual_seed(0))[0]
+        _draw_tile(line[0], prompt, true, shape, label=False)
         for axis, scale in zip(line[1:], scores.scales, strict=True):
-            _draw_tile(axis, prompt, clouds[scale][index], label=True)
+            _draw_tile(axis, prompt, clouds[scale][index], shape, label=True)
         words = '\n'.join(textwrap.wrap(f'“{prompt.text}”', 24))
-        line[0].text(-0.08, 0.56, words, transform=line[0].transAxes, ha='right', va='center', fontsize=8.5)
-        line[0].text(
-            -0.08, 0.06, NAMES[prompt.split], transform=line[0].transAxes, ha='right', fontsize=7.5, color=COLOURS[prompt.split]
-        )
-    axes[0][0].set_title('true points', fontsize=10, color=FAINT, pad=5)
+        beside = {'transform': line[0].transAxes, 'ha': 'right'}
+        line[0].text(-0.08, 0.56, words, va='center', fontsize=8.5, **beside)
+        line[0].text(-0.08, 0.06, NAMES[prompt.split], fontsize=7.5, color=COLOURS[prompt.split], **beside)
+    axes[0][0].set_title('true points', fontsize=9.5, color=FAINT, pad=15)
     for axis, scale in zip(axes[0][1:], scores.scales, strict=True):
+        axis.set_title(f'cond_scale {scale:g}', fontsize=9.5, fontweight='bold', pad=15)
         note = {0.0: 'text ignored', 1.0: 'guidance off'}.get(scale, '')
-        axis.set_title(f'cond_scale {scale:g}', fontsize=10, fontweight='bold', pad=15 if note else 5)
-        axis.text(0.5, 1.03, note, transform=axis.transAxes, ha='center', fontsize=7.5, color=FAINT)
+        axis.text(0.5, 1.04, note, transform=axis.transAxes, ha='center', fontsize=7.5, color=FAINT)
 
 
-def _draw_tile(axis: Any, prompt: Prompt, points: Tensor, *, label: bool) -> None:
+def _draw_tile(axis: Any, prompt: Prompt, points: Tensor, plane: Any, *, label: bool) -> None:
     """One cloud over the shape that its prompt describes, coloured by whether each point lies in it."""
-    edge = world.EXTENT
-    grid = torch.linspace(-edge, edge, 160)
-    plane = torch.stack(torch.meshgrid(grid, grid, indexing='xy'), dim=-1)
-    inside = world.satisfies(prompt.scene, plane.reshape(-1, 2)).reshape(160, 160)
-    axis.contourf(grid, grid, inside.float(), levels=[0.5, 1.5], colors=[SHAPE])
+    axis.contourf(*plane, levels=[0.5, 1.5], colors=[SHAPE])
     holds = world.satisfies(prompt.scene, points)
     for mask, colour in ((holds, HOLDS), (~holds, FAILS)):
         axis.scatter(*points[mask].T, s=5, color=colour, linewidths=0, alpha=0.85)
     if label:
         axis.text(0.96, 0.04, f'{100 * holds.float().mean():.0f}%', transform=axis.transAxes, ha='right', fontsize=8, color=INK)
-    axis.set(xlim=(-edge, edge), ylim=(-edge, edge), xticks=[], yticks=[], aspect='equal')
+    axis.set(xlim=(-world.EXTENT, world.EXTENT), ylim=(-world.EXTENT, world.EXTENT), xticks=[], yticks=[], aspect='equal')
     for spine in axis.spines.values():
         spine.set_color('#d5dbe1')
+
+
+def _described(prompt: Prompt, resolution: int = 160) -> tuple[Tensor, Tensor, Tensor]:
+    """The described shape as an image: the coordinates of its columns and rows, and 1 where a point would satisfy the prompt."""
+    line = torch.linspace(-world.EXTENT, world.EXTENT, resolution)
+    plane = torch.stack(torch.meshgrid(line, line, indexing='xy'), dim=-1)
+    return line, line, world.satisfies(prompt.scene, plane.reshape(-1, 2)).reshape(resolution, resolution).float()
 
 
 def _draw_curves(figure: Any, scores: Scores) -> None:

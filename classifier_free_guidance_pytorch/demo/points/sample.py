@@ -48,7 +48,7 @@ def integrate(
     """Euler steps of `dx = velocity(x, t) dt` along the given times."""
     rule = RULES[settings.rule]()
     state = rule.init_state()
-    schedule = guidance.constant(scale) if settings.interval is None else guidance.interval(scale, sigma=settings.interval)
+    schedule = guidance.interval(scale, sigma=settings.interval) if scale > 1 else guidance.constant(scale)
     for time, next_time in pairwise(times):
         velocity = model(
             points,

@@ -39,7 +39,8 @@ class Settings:
         scales: guidance scales to sample at; 1 is off and 0 unconditional.
         rule: a key of `RULES`.
         rescale_phi: share of the guided prediction rescaled to the conditional's standard deviation.
-        interval: `(lo, hi)`: guide only at flow times in `(lo, hi]`, where 1 is pure noise (arXiv 2404.07724).
+        interval: `(lo, hi)`: scales above 1 act only at flow times in `(lo, hi]`, where 1 is pure noise (Kynkäänniemi et al.,
+            2024, arXiv 2404.07724). Early on, large scales push points out of every shape; `(0, 1)` guides at all times.
         negative: a text to steer away from, in place of the null condition.
         samples: points drawn per prompt and scale.
         sample_steps: Euler steps per sample.
@@ -56,12 +57,12 @@ class Settings:
     condition: str = 'film'
     cond_drop_prob: float = 0.2
     caption_noise: float = 0.1
-    steps: int = 1500
+    steps: int = 2000
     batch_size: int = 128
     scales: Sequence[float] = (0.0, 1.0, 1.5, 2.0, 3.0, 5.0)
     rule: str = 'cfg'
     rescale_phi: float = 0.0
-    interval: tuple[float, float] | None = None
+    interval: tuple[float, float] = (0.0, 0.5)
     negative: str | None = None
     samples: int = 128
     sample_steps: int = 25
@@ -79,7 +80,7 @@ class Settings:
         _one_of('condition', self.condition, CONDITIONS)
         _one_of('guidance', self.rule, RULES)
         self._check_scales()
-        if self.interval is not None and not 0.0 <= self.interval[0] < self.interval[1] <= 1.0:
+        if not 0.0 <= self.interval[0] < self.interval[1] <= 1.0:
             raise ConfigError(f'interval is two flow times LO HI with 0 <= LO < HI <= 1, but got {self.interval}')
         check_device(self.device)
 
