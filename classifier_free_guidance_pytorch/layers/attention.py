@@ -97,7 +97,7 @@ class Attention(nn.Module):
 
     def queries(self, x: Tensor) -> Tensor:
         """Queries of the sequence `(b, n, dim_hidden)` with the heads folded in: `(b, n * heads, dim_head)`."""
-        queries: Tensor = self.to_q(self.norm(x))
+        queries: Tensor = self.to_q(self.norm(x.to(self.norm.weight.dtype)))
         return queries.view(x.shape[0], x.shape[1] * self.heads, self.dim_head)
 
     def attend(self, queries: Tensor, condition: KeyValues) -> Tensor:

@@ -46,6 +46,6 @@ class Concat(ConditioningLayer):
 
     def conditioned(self, hiddens: Tensor, condition: Condition, channel_first: bool) -> Tensor:
         assert isinstance(condition, Row)
-        x = self.norm(to_sequence(hiddens, channel_first))
+        x = self.norm(to_sequence(hiddens, channel_first).to(self.norm.weight.dtype))
         joint = F.linear(x, self.joint.weight[:, : self.dim_hidden]) + condition.row.to(x.dtype).unsqueeze(1)
         return hiddens + from_sequence(self.out(F.silu(joint)), hiddens, channel_first).to(hiddens.dtype)
