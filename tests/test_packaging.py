@@ -113,3 +113,13 @@ def test_constraints_are_exact_and_hold_everywhere():
 def test_every_requirement_is_constrained(metadata):
     pinned = {canonicalize_name(pin.name) for pin in pins()}
     assert {canonicalize_name(Requirement(line).name) for line in metadata.get_all('Requires-Dist')} <= pinned
+
+
+def test_ci_runs_on_every_python_version_that_is_promised(metadata):
+    import yaml
+
+    workflow = yaml.safe_load((ROOT / '.github' / 'workflows' / 'tests.yml').read_text(encoding='utf-8'))
+    versions = workflow['jobs']['suite']['strategy']['matrix']['python']
+    promised = re.findall(r'Python :: (3\.\d+)', '\n'.join(metadata.get_all('Classifier')))
+    assert versions == promised
+    assert any(step.get('run') == 'bash .ci/run' for step in workflow['jobs']['suite']['steps'])

@@ -1,0 +1,118 @@
+# ruff: noqa: E501  the contract's examples are as long as they are
+"""The README: every Python block runs, in order, and what is said of files, commands and names is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / 'README.md'
+TEXT = README.read_text(encoding='utf-8')
+
+# The two examples of the contract, to the letter.
+SEED_EXAMPLES = [
+    """\
+text_conditioner = TextConditioner(model_types='t5', hidden_dims=(256, 512), hiddens_channel_first=False, cond_drop_prob=0.2).cuda()
+first_condition_fn, second_condition_fn = text_conditioner(['a dog chasing after a ball'])
+first_conditioned = first_condition_fn(torch.randn(1, 16, 256).cuda())
+""",
+    """\
+model = MLP(dim=256, text_condition_type='film', text_condition_model_types=('t5', 'clip'),
+            text_condition_hidden_dims=(512, 256), text_condition_cond_drop_prob=0.25)
+""",
+    """\
+model.embed_texts(texts)
+pred = model(data, texts=texts)                          # training, conditional dropout per sample
+model.eval()
+guided = model(data, texts=texts, cond_scale=3.)          # null + 3 * (cond - null)
+""",
+]
+
+
+def blocks(language: str, text: str = TEXT) -> list[tuple[int, str]]:
+    """The fenced blocks of a language: the line of the README on which each starts, and its content."""
+    found = re.finditer(rf'^```{language}\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+    return [(text.count('\n', 0, match.start(1)), match[1]) for match in found]
+
+
+def run_blocks(text: str) -> dict:
+    """Run all Python blocks in one namespace; a traceback points into the README.
+
+    The encoders are the tests' tiny ones under the names of the real ones. `.cuda()` is replaced by `.cpu()`, in the text, where
+    there is no GPU.
+    """
+    namespace: dict = {'__name__': 'readme'}
+    for line, block in blocks('python', text):
+        source = block if torch.cuda.is_available() else block.replace('.cuda()', '.cpu()')
+        exec(compile('\n' * line + source, str(README), 'exec'), namespace)
+    return namespace
+
+
+@pytest.fixture
+def encoders_of_the_readme(hub, tiny_t5, tiny_clip):
+    from tests.tiny_models import make_decoder
+
+    hub.t5('google/flan-t5-small')
+    hub.add('Qwen/Qwen3-0.6B', make_decoder)
+
+
+def test_every_python_block_runs(encoders_of_the_readme, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_blocks(TEXT)
+    assert names['first_conditioned'].shape == (1, 16, 256)
+    assert names['guided'].shape == (2, 2)
+    # what the training recipe learned, by the sampling recipe
+    assert (names['left'].mean(dim=0) - torch.tensor([-1.0, 0.0])).norm() < 0.35
+    assert names['right'].mean(dim=0)[0] > 1.0  # beyond its centre, since its negative is the opposite
+    assert names['projected'].mean(dim=0)[0] < -0.5
+    assert names['scales'][0] == names['scales'][-1] == 1.0
+    assert 5.0 in names['scales']
+
+
+def test_a_block_that_fails_is_noticed_with_its_line():
+    with pytest.raises(ZeroDivisionError) as caught:
+        run_blocks('# Title\n\n```python\nx = 1\n```\n\n```python\nx / 0\n```\n')
+    assert caught.traceback[-1].lineno == 7
+
+
+@pytest.mark.parametrize('example', SEED_EXAMPLES)
+def test_the_examples_of_the_contract_stand_to_the_letter(example):
+    assert any(example in block for _, block in blocks('python'))
+
+
+def test_the_two_commands_are_those_of_ci():
+    commands = [block.strip() for _, block in blocks('bash')]
+    assert commands[:2] == ['bash .ci/demo', 'bash .ci/test']
+    assert 'bash .ci/test' in (ROOT / '.ci' / 'run').read_text(encoding='utf-8').splitlines()
+
+
+def test_every_command_names_a_file_that_is_there():
+    scripts = re.findall(r'\b(?:bash|python) ([\w./-]+)', TEXT)
+    assert scripts
+    assert [script for script in scripts if not (ROOT / script).is_file()] == []
+
+
+def test_every_link_leads_somewhere():
+    links = [link for link in re.findall(r'\]\(([^)#]+)', TEXT) if '://' not in link]
+    assert 'docs/pictures/points.png' in links
+    assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+def test_the_table_of_keywords_is_complete():
+    from classifier_free_guidance_pytorch.decorator.options import GUIDANCE_KEYWORDS
+
+    table = TEXT.partition('## Keywords of a decorated forward')[2].partition('**What comes back.**')[0]
+    named = {name for row in re.findall(r'^\| (.*?) \|', table, re.MULTILINE) for name in re.findall(r'`(\w+)`', row)}
+    of_text = {'texts', 'text_embeds', 'negative_texts', 'negative_text_embeds', 'text_condition', 'cond_drop_prob'}
+    assert named == GUIDANCE_KEYWORDS.keys() | of_text
+
+
+def test_the_tables_of_encoders_and_types_are_complete():
+    from classifier_free_guidance_pytorch.decorator.class_decorator import CONDITIONERS
+    from classifier_free_guidance_pytorch.text.registry import _ADAPTERS
+
+    assert set(re.findall(r"^\| `'(\w+)'` \|", TEXT, re.MULTILINE)) == CONDITIONERS.keys() | _ADAPTERS.keys()
