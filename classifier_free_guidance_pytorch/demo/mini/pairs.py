@@ -182,9 +182,12 @@ def also_true(pair: Pair, other: Pair) -> bool:
     """Whether the caption of one pair is also true of the picture of another, so that no one could tell which is meant."""
     if pair.meaning == other.meaning:
         return True
-    if isinstance(pair.meaning, Scene) and isinstance(other.meaning, Scene) and isinstance(other.plan, Layout):
-        return judge(pair.meaning, other.plan).holds
-    return False
+    scene, layout = pair.meaning, other.plan
+    if not (isinstance(scene, Scene) and isinstance(other.meaning, Scene) and isinstance(layout, Layout)):
+        return False
+    if scene.count != len(layout.bodies) or scene.background not in (None, layout.background):
+        return False  # what `judge` would say too, later
+    return judge(scene, layout).holds
 
 
 def _density(clouds: Tensor) -> Tensor:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from .captions import Scene, Thing
 from .layout import FAR, MIDDLE, NEAR, Body, Layout
 
 # Halfway between the bands in which the renderer puts 'left', 'center' and 'right'.
 _LOW, _HIGH = (NEAR[1] + MIDDLE[0]) / 2, (MIDDLE[1] + FAR[0]) / 2
+
+
+PARTS = ('count', 'shape', 'colour', 'size', 'relation', 'place', 'background')
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,7 @@ class Verdict:
     @property
     def parts(self) -> dict[str, bool]:
         """The parts that the caption speaks of."""
-        named = ((field.name, getattr(self, field.name)) for field in fields(self) if field.name != 'problem')
-        return {name: held for name, held in named if held is not None}
+        return {name: held for name in PARTS if (held := getattr(self, name)) is not None}
 
     @property
     def readable(self) -> bool:
