@@ -103,7 +103,7 @@ def test_hiddens_of_another_width_or_layout_are_refused(kind):
     for shape in ((3, 5), (3, 4, 6), (6,)):
         with pytest.raises(ShapeError, match=r'do not have the 6 channels .* read channel first: .* hiddens_channel_first=False'):
             condition(noise(*shape))
-    with pytest.raises(ShapeError, match='read channel last: .* hiddens_channel_first=True'):
+    with pytest.raises(ShapeError, match=r'read channel last: .* hiddens_channel_first=True'):
         make(kind, hiddens_channel_first=False)(TEXTS)[0](noise(3, 6, 4))
 
 
