@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -123,3 +124,14 @@ def test_ci_runs_on_every_python_version_that_is_promised(metadata):
     promised = re.findall(r'Python :: (3\.\d+)', '\n'.join(metadata.get_all('Classifier')))
     assert versions == promised
     assert any(step.get('run') == 'bash .ci/run' for step in workflow['jobs']['suite']['steps'])
+
+
+def test_a_machine_without_python_is_told_what_to_do(tmp_path):
+    shutil.copytree(ROOT / '.ci', tmp_path / '.ci', ignore=shutil.ignore_patterns('venv'))
+    for name in ('setup.py', 'pyproject.toml', 'constraints.txt'):
+        shutil.copy(ROOT / name, tmp_path)
+    environment = {**os.environ, 'PYTHON': 'false'}
+    run = subprocess.run(['bash', tmp_path / '.ci' / 'test'], capture_output=True, text=True, env=environment)
+    assert run.returncode == 1
+    assert 'No Python 3.10 to 3.13 with venv was found' in run.stderr
+    assert 'Installing' not in run.stdout
