@@ -24,8 +24,8 @@ class TextSource:
         self.encoders = build_encoders(model_types, model_names, model_kwargs)
         given = model_types if isinstance(model_types, (list, tuple)) else (model_types,)
         for encoder, entry in zip(self.encoders, given, strict=True):
-            built_here = isinstance(encoder, TextEncoder) and encoder is not entry  # another's encoder keeps its own
-            if text_embed_pad_value != 0 and built_here:
+            # an encoder that was handed in keeps its own
+            if text_embed_pad_value != 0 and isinstance(encoder, TextEncoder) and encoder is not entry:
                 encoder.text_embed_pad_value = text_embed_pad_value
         self.dims_latent = tuple(encoder.dim_latent for encoder in self.encoders)
         self.dims_pooled = tuple(encoder.dim_pooled for encoder in self.encoders)

@@ -114,8 +114,8 @@ def test_the_pair_of_the_release_is_one_line_away(cls, monkeypatch):
     assert cond_fns.text_cond is text_cond
     assert len(conditioner(TEXTS)) == 2
     monkeypatch.setattr(cls, 'return_text_cond', True)
-    cond_fns, (embed, mask) = conditioner(TEXTS)
-    assert len(cond_fns) == 2
+    cond_fns, text_cond = conditioner(TEXTS)
+    assert len(cond_fns) == len(text_cond) == 2
     assert len(conditioner(TEXTS, return_text_cond=False)) == 2
 
 
