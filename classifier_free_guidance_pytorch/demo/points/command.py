@@ -64,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for action in parser._actions:
         default = _DEFAULTS.get(action.dest)
         if default is not None:
-            shown = ' '.join(map(str, default)) if isinstance(default, tuple) else default
+            values = default if isinstance(default, tuple) else (default,)
+            shown = ' '.join(f'{value:g}' if isinstance(value, float) else str(value) for value in values)
             action.help = f'{action.help} (default: {shown})'
 
 

@@ -32,10 +32,14 @@ class Prompt:
 
 
 def prompts() -> list[Prompt]:
-    """The prompts that are measured: every held-out scene and as many seen ones, each in one phrasing, all phrasings in turn."""
+    """The prompts that are measured: as many random seen scenes as there are held-out ones, then these; all phrasings in turn."""
     held_out, seen = world.split(held_out=True), world.split(held_out=False)
-    chosen = [seen[i * len(seen) // len(held_out)] for i in range(len(held_out))]
-    return [Prompt(scene, scene.caption(i % world.PHRASINGS)) for scenes in (chosen, held_out) for i, scene in enumerate(scenes)]
+    chosen = torch.randperm(len(seen), generator=torch.Generator().manual_seed(0))[: len(held_out)].sort().values
+    return [
+        Prompt(scene, scene.caption(i % world.PHRASINGS))
+        for scenes in ([seen[i] for i in chosen.tolist()], held_out)
+        for i, scene in enumerate(scenes)
+    ]
 
 
 @dataclass(frozen=True)

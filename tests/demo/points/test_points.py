@@ -16,7 +16,7 @@ from classifier_free_guidance_pytorch.demo.points.model import build_model
 from classifier_free_guidance_pytorch.demo.points.picture import SHOWN, shown
 from classifier_free_guidance_pytorch.demo.points.report import as_dict, as_sentence, as_table
 from classifier_free_guidance_pytorch.demo.points.sample import draw
-from classifier_free_guidance_pytorch.demo.points.settings import RULES, Settings
+from classifier_free_guidance_pytorch.demo.points.settings import CONDITIONS, RULES, Settings
 from classifier_free_guidance_pytorch.demo.points.train import UNIT, batches, encode, train
 from classifier_free_guidance_pytorch.errors import ConfigError
 from tests.demo.points.word_encoder import WordEncoder
@@ -126,6 +126,15 @@ def test_training_moves_the_weights_and_returns_an_average_in_eval_mode(model):
     assert not average.training
     assert not torch.equal(before, model.write.weight)
     assert not torch.equal(average.write.weight, model.write.weight)
+
+
+@pytest.mark.parametrize('condition', CONDITIONS)
+def test_every_way_of_conditioning_learns_to_use_the_text(condition):
+    settings = replace(QUICK, condition=condition, steps=5)
+    average = train(build_model(settings), settings, progress=False)
+    clouds = draw(average, ['a large ring', 'a small star'], settings, progress=False)
+    assert not torch.allclose(clouds[0.0], clouds[1.0])
+    assert not torch.allclose(clouds[1.0], clouds[3.0])
 
 
 @pytest.mark.parametrize('rule', RULES)
