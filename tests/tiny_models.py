@@ -250,8 +250,9 @@ def make_decoder(folder: Path) -> None:
     import transformers
 
     tokenizer = word_tokenizer(unk_token='<unk>', eos_token='<eos>')
-    tokenizer.padding_side = 'left'
     tokenizer.save_pretrained(folder)
+    written = json.loads((folder / 'tokenizer_config.json').read_text())
+    write_json(folder / 'tokenizer_config.json', {**written, 'padding_side': 'left'})
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer), max_position_embeddings=64, num_key_value_heads=2, **tower_sizes()
     )  # fmt: skip

@@ -19,6 +19,11 @@ class MiniAdapter(HFTextAdapter):
 
     It knows the few hundred words of the captions it was trained on, and nothing else: a text that is mostly outside its
     vocabulary is encoded all the same, with one warning.
+
+    Example:
+        >>> encoding = MiniAdapter().encode(['a red circle', 'a small blue square above a green triangle'])
+        >>> encoding.mask.sum(dim=1).tolist()  # words, and the start and end tokens
+        [5, 10]
     """
 
     default_name = 'mini'

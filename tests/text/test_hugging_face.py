@@ -86,7 +86,7 @@ def test_a_tokenizer_that_pads_left_without_a_padding_token(hub):
     from transformers import AutoTokenizer
 
     raw = AutoTokenizer.from_pretrained(hub.decoder())
-    assert raw.pad_token is None
+    assert (raw.pad_token, raw.padding_side) == (None, 'left')
     encoder = HFTextAdapter('tiny/decoder')
     assert encoder.encode(TEXTS).mask[0].tolist() == [True] * 3 + [False] * 6
 
