@@ -146,9 +146,11 @@ def test_errors_say_what_to_do(model, x):
         skip_layers(3)
     with pytest.raises(ConfigError, match="to must be 'values' or 'input', got 'keys'"):
         perturbed_attention('blocks.0.attn', to='keys')
-    with perturbed_attention('blocks.0.mlp').applied(model):
-        with pytest.raises(UsageError, match='blocks.0.mlp never called F.scaled_dot_product_attention'):
-            model(x)
+    with (
+        perturbed_attention('blocks.0.mlp').applied(model),
+        pytest.raises(UsageError, match=r'blocks\.0\.mlp never called F\.scaled_dot_product_attention'),
+    ):
+        model(x)
     with perturbed_attention('blocks.0.attn').applied(model), pytest.raises(UsageError, match='only self-attention'):
         model.blocks[0].attn(x, x[:, :3])
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 
-from .checks import Scale
+from .checks import Scale, uniform_value
 from .rule import BRANCHES, PostStep, Predictions, Rule, Step
 from .spaces import check_space, from_x0, to_x0
 from .state import State
@@ -70,8 +70,8 @@ class Sum(Rule):
             return ()
         return _in_order({'cond'}.union(*needed))
 
-    def init_state(self) -> State | None:
-        return State(self, tuple(rule.init_state() for rule in self.rules)) if self.remembers else None
+    def init_state(self, like: Tensor | None = None) -> State | None:
+        return State(self, tuple(rule.init_state(like) for rule in self.rules)) if self.remembers else None
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         states = self._parts(step.state)
@@ -109,8 +109,8 @@ class Wrapper(Rule):
     def needs_of_parts(self) -> set[str]:
         return self.rule.needs_of_parts()
 
-    def init_state(self) -> State | None:
-        return self.rule.init_state()
+    def init_state(self, like: Tensor | None = None) -> State | None:
+        return self.rule.init_state(like)
 
     def check_state(self, state: State | None) -> None:
         self.rule.check_state(state)
@@ -121,8 +121,6 @@ class Wrapper(Rule):
         if len(needed) == 0:
             return self._nothing(given, step)
         self._check_given(given, needed)
-        if needed == ('cond',) and self.anchored:
-            return given.main()  # exactly, with no round trip through another space
         return self._guide(given, scale, step)
 
 
@@ -183,8 +181,8 @@ class InX0(Wrapper):
         check_space('in_x0', self.space)
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
-        if self.space == 'x0':
-            return self.rule.apply(given, scale, step)
+        if self.space == 'x0' or (self.anchored and uniform_value(scale) == 1):
+            return self.rule.apply(given, scale, step)  # cond itself, with no round trip through another space
         x, sigma, alpha = step.x, step.sigma, step.alpha
         if x is None or sigma is None:
             missing = 'x' if x is None else 'sigma'

@@ -83,7 +83,7 @@ def _blur(x: Tensor) -> Tensor:
         for _ in range(4):  # a binomial filter is neighbours added four times: much faster than a convolution of few channels
             size = x.shape[axis] - 1
             x = x.narrow(axis, 0, size) + x.narrow(axis, 1, size)
-    return x / 16 ** (x.ndim - 2)
+    return x * 0.0625 ** (x.ndim - 2)
 
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:

@@ -53,7 +53,7 @@ def spread(x: Tensor, dim: Dims = None) -> Tensor:
 
 def count(x: Tensor, dim: Dims = None) -> int:
     """Return how many values each reduction joins."""
-    return math.prod(x.shape[d] for d in dims_of(x, dim))
+    return math.prod([x.shape[d] for d in dims_of(x, dim)])  # a list, since a generator is not traced
 
 
 def ratio(numerator: Tensor, denominator: Tensor, otherwise: float = 0.0) -> Tensor:

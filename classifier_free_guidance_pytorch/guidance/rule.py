@@ -113,8 +113,12 @@ class Rule:
         """Return every branch that it, or a rule it is made of, may ask for."""
         return set(self.needs)
 
-    def init_state(self) -> State | None:
+    def init_state(self, like: Tensor | None = None) -> State | None:
         """Make the memory of one sampling run, or None for a rule that needs none.
+
+        Args:
+            like: A tensor in the shape of the predictions. With it the memory is laid out before the first step, so that
+                `torch.compile` needs no graph of its own for that step; without it, at the first step.
 
         >>> from classifier_free_guidance_pytorch import guidance
         >>> guidance.APG(momentum=-0.5).init_state() is None, guidance.CFG().init_state() is None

@@ -73,8 +73,10 @@ class APG(Rule):
     def remembers(self) -> bool:
         return self.momentum != 0
 
-    def init_state(self) -> State | None:
-        return MomentumState(self) if self.remembers else None
+    def init_state(self, like: Tensor | None = None) -> State | None:
+        if not self.remembers:
+            return None
+        return MomentumState(self, average=None if like is None else torch.zeros_like(like))
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         cond, null = given.main(), given.unguided()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError
 
-from .checks import Scale, check_number
+from .checks import Scale, aligned, check_number
 from .combine import Wrapper
 from .reductions import dot, norm
 from .rule import Predictions, Rule, Step
@@ -38,8 +38,37 @@ class Saver(Wrapper):
     def check_state(self, state: State | None) -> None:
         Rule.check_state(self, state)
 
-    def init_state(self) -> State | None:
+    def spares_null(self, state: State | None) -> bool:
+        """Whether the null pass can be left out at this step."""
         raise NotImplementedError
+
+    def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
+        needed = self.rule.branches(scale, state.parts[0] if state is not None else None, progress)
+        if 'null' not in needed:
+            return needed
+        # cond is needed even at a scale of 0: whether the null pass may be left out is seen from both
+        return ('cond',) if self.spares_null(state) else ('cond', 'null')
+
+    def apply(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
+        self.check_state(step.state)
+        state = step.state
+        assert isinstance(state, AdaptiveState | ReuseState)
+        needed = self.branches(scale, state, step.progress)
+        if len(needed) == 0:
+            return self._nothing(given, step)
+        self._check_given(given, needed)
+        wanted = self.rule.branches(scale, state.parts[0], step.progress)
+        if 'null' in wanted and 'null' not in needed:
+            state.saved += 1
+        return self._guide(given if 'null' in needed else given._replace(null=None), scale, step)
+
+
+def guided_samples(scale: Scale, like: Tensor) -> Tensor | bool:
+    """Say which samples are guided at this step: those of which the scale is not 1.
+
+    Nothing is measured on the others, since a sample alone would not have had its null pass.
+    """
+    return (torch.as_tensor(aligned(scale, like)) != 1) if isinstance(scale, Tensor) else scale != 1
 
 
 @dataclass(frozen=True)
@@ -72,29 +101,24 @@ class Adaptive(Saver):
         super().__post_init__()
         check_number('Adaptive', 'threshold', self.threshold, -1, 1)
 
-    def init_state(self) -> State | None:
-        return AdaptiveState(self, (self.rule.init_state(),))
+    def init_state(self, like: Tensor | None = None) -> State | None:
+        state = AdaptiveState(self, (self.rule.init_state(like),))
+        if like is not None:
+            state.converged = torch.zeros((like.shape[0],) + (1,) * (like.ndim - 1), dtype=torch.bool, device=like.device)
+        return state
 
-    def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
-        inner = None if state is None else state.parts[0]
-        needed = self.rule.branches(scale, inner, progress)
-        done = isinstance(state, AdaptiveState) and 'null' in needed and state.all_converged()
-        return ('cond',) if done else needed
-
-    def apply(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
-        state = step.state
-        if isinstance(state, AdaptiveState) and state.rule == self and state.all_converged():
-            state.saved += 'null' in self.rule.branches(scale, state.parts[0], step.progress)
-        return super().apply(given, scale, step)
+    def spares_null(self, state: State | None) -> bool:
+        return isinstance(state, AdaptiveState) and state.all_converged()
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
-        state = step.state
+        state, cond, null = step.state, given.main(), given.null
         assert isinstance(state, AdaptiveState)
-        cond, null = given.main(), given.unguided()
+        if null is None:
+            return cond
         guided = self.rule.apply(given, scale, step._replace(state=state.parts[0]))
         lengths = norm(cond) * norm(null)
         cosine = dot(cond, null) / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
-        converged = cosine >= self.threshold
+        converged = (cosine >= self.threshold) & guided_samples(scale, cond)
         if state.converged is not None:
             guided = torch.where(state.converged, cond, guided)
             converged = converged | state.converged
@@ -126,35 +150,28 @@ class ReuseDelta(Saver):
         if not isinstance(self.every, int) or isinstance(self.every, bool) or self.every < 1:
             raise ConfigError(f'ReuseDelta: every must be a whole number of steps, at least 1, got {self.every!r}')
 
-    def init_state(self) -> State | None:
-        return ReuseState(self, (self.rule.init_state(),))
+    def init_state(self, like: Tensor | None = None) -> State | None:
+        state = ReuseState(self, (self.rule.init_state(like),))
+        if like is not None:
+            state.prepare(like, self.every)
+        return state
 
-    def _skips(self, state: State | None) -> bool:
-        """Whether the difference at hand is fresh enough."""
-        return isinstance(state, ReuseState) and state.delta is not None and state.age < self.every
+    def spares_null(self, state: State | None) -> bool:
+        return isinstance(state, ReuseState) and state.all_younger_than(self.every)
 
-    def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
-        inner = None if state is None else state.parts[0]
-        needed = self.rule.branches(scale, inner, progress)
-        if self._skips(state) and 'null' in needed:
-            return ('cond',)
-        return needed
-
-    def apply(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
-        self.check_state(step.state)
-        state = step.state
+    def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
+        state, cond = step.state, given.main()
         assert isinstance(state, ReuseState)
-        inner = step._replace(state=state.parts[0])
-        reusing = self._skips(state) and 'null' in self.rule.branches(scale, inner.state, step.progress)
-        needed = self.branches(scale, state, step.progress)
-        self._check_given(given, needed)
-        if reusing:
-            state.check(given.main())
-            assert state.delta is not None
-            given = given._replace(null=given.main() + state.delta)
-            state.saved += 1
-        elif 'null' in needed:
-            state.delta = (given.unguided() - given.main()).detach()
-            state.age = 0
-        state.age += 1  # at every step, guided or not: a difference does not keep
-        return self.rule.apply(given, scale, inner)
+        state.prepare(cond, self.every)
+        assert state.delta is not None
+        assert state.age is not None
+        reused = cond + state.delta
+        if given.null is None:
+            given = given._replace(null=reused)
+            state.age = state.age + 1
+        else:
+            measured = (state.age >= self.every) & guided_samples(scale, cond)
+            given = given._replace(null=torch.where(measured, given.null, reused))
+            state.delta = torch.where(measured, given.unguided() - cond, state.delta).detach()
+            state.age = torch.where(measured, 1, state.age + 1)
+        return self.rule.apply(given, scale, step._replace(state=state.parts[0]))

@@ -75,20 +75,29 @@ class AdaptiveState(State):
 
 @dataclass(eq=False)
 class ReuseState(State):
-    """The last measured `u - c`, how many steps ago that was, and how many null passes its reuse saved."""
+    """The last measured `u - c` of each sample, how many steps ago that was, and how many null passes reuse saved."""
 
     delta: Tensor | None = field(default=None, repr=False)
-    age: int = 0
+    age: Tensor | None = field(default=None, repr=False)
     saved: int = 0
 
     def reset(self) -> None:
         super().reset()
-        self.delta, self.age, self.saved = None, 0, 0
+        self.delta, self.age, self.saved = None, None, 0
 
-    def check(self, like: Tensor) -> None:
-        """Raise `ShapeError` where the difference was measured on predictions of another shape."""
-        if self.delta is not None and self.delta.shape != like.shape:
+    def prepare(self, like: Tensor, age: int) -> None:
+        """Lay out memory for predictions of this shape, every difference being `age` steps old."""
+        if self.delta is None:
+            self.delta = torch.zeros_like(like)
+            self.age = torch.full((like.shape[0],) + (1,) * (like.ndim - 1), age, device=like.device)
+        elif self.delta.shape != like.shape:
             raise ShapeError(
-                f'guidance state holds a difference of shape {tuple(self.delta.shape)}, but the predictions have shape '
+                f'guidance state holds differences of shape {tuple(self.delta.shape)}, but the predictions have shape '
                 f'{tuple(like.shape)}; make a new state with rule.init_state() for every sampling run'
             )
+
+    def all_younger_than(self, age: int) -> bool:
+        """Whether no difference is that old. Waits for the device, except while being traced (then False)."""
+        if self.age is None or torch.compiler.is_compiling():
+            return False
+        return bool((self.age < age).all())

@@ -1,0 +1,125 @@
+"""Every rule, ready to be called: what the laws are tested on.
+
+`test_laws.py` fails for a rule class of the package that has no case here, so no rule escapes the laws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from classifier_free_guidance_pytorch import guidance
+from classifier_free_guidance_pytorch.guidance.combine import Wrapper
+from classifier_free_guidance_pytorch.guidance.rule import Rule
+from classifier_free_guidance_pytorch.guidance.savers import Saver
+
+ABSTRACT = {Rule, Wrapper, Saver}
+
+CASES: dict[str, Rule] = {
+    'CFG': guidance.CFG(),
+    'APG': guidance.APG(eta=0.3, norm=0.9),
+    'APG momentum': guidance.APG(norm=0.9, momentum=-0.5),
+    'APG rms, last dim': guidance.APG(eta=0.1, norm=0.4, rms=True, dim=-1),
+    'CFGZeroStar': guidance.CFGZeroStar(),
+    'CFGZeroStar zero init': guidance.CFGZeroStar(zero_init=0.1),
+    'TCFG': guidance.TCFG(),
+    'RAAG': guidance.RAAG(alpha=1.5),
+    'FDG': guidance.FDG((8.0, 3.0)),
+    'FDG of three levels': guidance.FDG((8.0, 1.0, 3.0)),
+    'PerpNeg': guidance.PerpNeg((0.7, 0.4)),
+    'Compose': guidance.Compose((2.0, -1.5)),
+    'Chain': guidance.Chain((1.5, 7.5)),
+    'Weak': guidance.Weak(1.8),
+    'Logits': guidance.Logits(),
+    'Discrete': guidance.Discrete(),
+    'NAG': guidance.NAG(),
+    'Sum': guidance.CFG() + guidance.Weak(0.8),
+    'Sum with memory': guidance.APG(momentum=0.3) + guidance.CFG() + guidance.APG(momentum=-0.5),
+    'Then rescale': guidance.APG(norm=0.9).then(guidance.rescale_to_cond(0.7)),
+    'Then renorm': guidance.CFG().then(guidance.renorm_to_cond(0.8, lo=0.1)),
+    'Then, chained': guidance.CFG().then(guidance.renorm_to_cond(dim=-1)).then(guidance.rescale_to_cond(0.5)),
+    'InX0': guidance.APG(norm=0.9).in_x0('v'),
+    'OnChannels': guidance.CFG().on_channels(0, 1),
+    'Adaptive': guidance.Adaptive(guidance.CFG(), threshold=0.67),
+    'Adaptive with memory': guidance.Adaptive(guidance.APG(momentum=-0.5).then(guidance.rescale_to_cond(0.7)), threshold=0.7),
+    'ReuseDelta': guidance.ReuseDelta(guidance.CFG(), every=2),
+    'Everything': (guidance.APG(momentum=-0.5) + guidance.Weak(0.8)).then(guidance.rescale_to_cond(0.7)).in_x0('flow'),
+}
+
+NOT_ANCHORED = {
+    'Compose': 'the weights alone are the guidance scales',
+    'PerpNeg': 'negatives act at every scale',
+    'Weak': 'has a weight of its own',
+    'Sum': 'holds Weak',
+    'Everything': 'holds Weak',
+    'Logits': 'returns log_softmax(cond)',
+    'Discrete': 'returns softmax(cond)',
+    'Then renorm': 'shortens cond itself, for r < 1',
+}
+"""The rules of which a scale of 1 does not return the conditional prediction, each with its reason."""
+
+AFFINE = {
+    'CFG', 'FDG', 'FDG of three levels', 'Compose', 'Chain', 'PerpNeg', 'Weak', 'Sum', 'OnChannels',
+}  # fmt: skip
+"""The rules that give the same answer whatever the model predicts."""
+
+RANKS = {2: (3, 7), 3: (3, 4, 6), 4: (3, 4, 6, 5), 5: (3, 2, 3, 5, 4)}
+
+
+@dataclass
+class Inputs:
+    """The keyword arguments of a call; every tensor is batch first."""
+
+    kwargs: dict[str, Any]
+
+    def map(self, fn: Any) -> Inputs:
+        """Apply a function to every tensor."""
+        return Inputs(
+            {
+                key: tuple(map(fn, value)) if isinstance(value, tuple) else fn(value) if isinstance(value, Tensor) else value
+                for key, value in self.kwargs.items()
+            }
+        )
+
+    def predictions(self) -> list[Tensor]:
+        """All predictions in one list."""
+        flat: list[Tensor] = []
+        for name in guidance.BRANCHES:
+            value = self.kwargs.get(name, ())
+            flat.extend(value if isinstance(value, tuple) else (value,))
+        return flat
+
+    def only(self, branches: tuple[str, ...]) -> Inputs:
+        """Leave out the predictions that are not in `branches`."""
+        return Inputs({k: v for k, v in self.kwargs.items() if k not in guidance.BRANCHES or k in branches})
+
+
+def inputs(rule: Rule, shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float32) -> Inputs:
+    """Random inputs for a rule: every branch it may ask for, related as predictions of one model are."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random() -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    common = random()
+    made: dict[str, Any] = {name: common + 0.7 * random() for name in ('cond', 'null', 'weak')}
+    made |= {'conds': (common + 0.7 * random(),), 'negatives': (common + random(), random())}
+    needed = rule.needs_of_parts()
+    kept: dict[str, Any] = {name: made[name] for name in guidance.BRANCHES if name in needed}
+    kept |= {'x': random() + common, 'sigma': 0.1 + 0.8 * torch.rand(shape[0], generator=generator), 'progress': 0.5}
+    return Inputs(kept).map(lambda tensor: tensor.to(dtype))
+
+
+def call(rule: Rule, given: Inputs, scale: Any, state: Any = None) -> Tensor:
+    """Call a rule, with a fresh state where it needs one and none is given."""
+    if state is None and rule.remembers:
+        state = rule.init_state()
+    return rule(**given.kwargs, scale=scale, state=state)
+
+
+def hidden(values: list[float]) -> Tensor:
+    """A scale that rules cannot look into, because it requires a gradient: no pass is skipped for its value."""
+    return torch.tensor(values, requires_grad=True)

@@ -1,0 +1,313 @@
+"""The laws that every rule obeys, each over every case of `cases.py`."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch._dynamo.testing import CompileCounter
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from classifier_free_guidance_pytorch import guidance
+from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.guidance.rule import Rule
+from tests.guidance.cases import ABSTRACT, AFFINE, CASES, NOT_ANCHORED, RANKS, Inputs, call, hidden, inputs
+
+every_rule = pytest.mark.parametrize('name', list(CASES))
+every_rank = pytest.mark.parametrize('rank', list(RANKS))
+SCALES = [1.0, 3.5, 0.0]
+
+
+def subclasses(cls):
+    return {cls}.union(*map(subclasses, cls.__subclasses__()))
+
+
+def test_no_rule_escapes_the_laws():
+    covered = {type(rule) for rule in CASES.values()}
+    ours = {cls for cls in subclasses(Rule) if cls.__module__.startswith(guidance.__name__)}
+    missing = {cls.__name__ for cls in ours - covered - ABSTRACT}
+    assert not missing, f'no case in tests/guidance/cases.py for {missing}'
+    public = {value for value in vars(guidance).values() if inspect.isclass(value) and issubclass(value, Rule)}
+    assert ours - ABSTRACT == public - ABSTRACT, 'a rule is not exported, or an export is not a rule of the package'
+
+
+def test_the_lists_of_exceptions_name_cases():
+    assert set(NOT_ANCHORED) <= set(CASES)
+    assert set(AFFINE) <= set(CASES)
+
+
+# 1. A scale of 1 returns the conditional prediction.
+
+
+@every_rule
+@every_rank
+def test_scale_one_returns_cond(name, rank):
+    rule, batch = CASES[name], inputs(CASES[name], RANKS[rank])
+    cond = batch.kwargs['cond']
+    if name in NOT_ANCHORED:
+        assert not torch.allclose(call(rule, batch, 1.0), cond, atol=1e-4), 'listed as an exception, but it is none'
+        return
+    for scale in (1.0, 1, torch.ones(()), torch.ones(3)):
+        assert rule.branches(scale, rule.init_state(), 0.5) == ('cond',)
+        assert torch.equal(call(rule, batch.only(('cond',)), scale), cond)
+    torch.testing.assert_close(call(rule, batch, hidden([1.0, 1.0, 1.0])), cond)
+
+
+@every_rule
+@pytest.mark.parametrize('scale', [0.0, 1.0])
+def test_a_skipped_pass_changes_nothing(name, scale):
+    """What a rule makes of the branches it asks for is what it makes of all of them."""
+    rule, batch = CASES[name], inputs(CASES[name], RANKS[4])
+    needed = rule.branches(scale, rule.init_state(), 0.5)
+    assert needed == rule.branches(torch.full((3,), scale), rule.init_state(), 0.5)
+    assert rule.branches(hidden([scale] * 3), rule.init_state(), 0.5) == rule.branches(3.5, rule.init_state(), 0.5)
+    torch.testing.assert_close(call(rule, batch.only(needed), scale), call(rule, batch, hidden([scale] * 3)))
+
+
+# 2. A sample never depends on its batch-mates.
+
+
+@every_rule
+@every_rank
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 1000), scales=st.lists(st.sampled_from([0.0, 1.0, 2.0, 7.5]), min_size=9, max_size=9))
+def test_samples_do_not_know_their_batch(name, rank, seed, scales):
+    rule = CASES[name]
+    steps = [(inputs(rule, RANKS[rank], seed + i), torch.tensor(scales[3 * i : 3 * i + 3])) for i in range(3)]
+    state = rule.init_state()
+    together = [call(rule, batch, scale, state) for batch, scale in steps]
+    for sample in range(3):
+        row = slice(sample, sample + 1)
+        alone = rule.init_state()
+        for (batch, scale), expected in zip(steps, together, strict=True):
+            one = batch.map(lambda tensor: tensor[row])  # noqa: B023
+            torch.testing.assert_close(call(rule, one, scale[row], alone), expected[row], rtol=1e-4, atol=1e-5)
+
+
+@every_rule
+def test_a_scale_per_sample_is_a_scale_each(name):
+    rule, batch = CASES[name], inputs(CASES[name], RANKS[4])
+    mixed = call(rule, batch, torch.tensor([1.0, 3.5, 0.0]))
+    for sample, scale in enumerate([1.0, 3.5, 0.0]):
+        torch.testing.assert_close(mixed[sample], call(rule, batch, scale)[sample])
+
+
+# 3. Affine rules give the same answer in every prediction space; the others can be asked to work in x0.
+
+
+def last_of(rule: Rule, steps: list[Inputs]) -> Tensor:
+    state = rule.init_state()
+    return [call(rule, batch, 3.5, state) for batch in steps][-1]
+
+
+def cleaned(value, space: str, batch: Inputs):
+    if isinstance(value, tuple):
+        return tuple(cleaned(one, space, batch) for one in value)
+    if not isinstance(value, Tensor) or value.ndim == 1 or value is batch.kwargs['x']:
+        return value
+    return guidance.to_x0(value, space, batch.kwargs['x'], batch.kwargs['sigma'])
+
+
+@every_rule
+@pytest.mark.parametrize('space', ['eps', 'v', 'flow'])
+def test_prediction_spaces(name, space):
+    rule = CASES[name]
+    if rule.inside_attention:
+        with pytest.raises(ConfigError, match='guides inside attention'):
+            rule.in_x0(space)
+        return
+    steps = [inputs(rule, RANKS[4], seed) for seed in range(2)]
+    moved, plain = last_of(rule.in_x0(space), steps), last_of(rule, steps)
+    if name in AFFINE:
+        torch.testing.assert_close(moved, plain, rtol=1e-3, atol=1e-3)
+        return
+    assert not torch.allclose(moved, plain, atol=1e-3), 'affine, but not listed as such'
+    # the definition, written out
+    clean = [Inputs({key: cleaned(value, space, batch) for key, value in batch.kwargs.items()}) for batch in steps]
+    x, sigma = steps[-1].kwargs['x'], steps[-1].kwargs['sigma']
+    torch.testing.assert_close(moved, guidance.from_x0(last_of(rule, clean), space, x, sigma), rtol=1e-3, atol=1e-3)
+
+
+@every_rule
+def test_rules_say_themselves_whether_they_are_affine(name):
+    assert not CASES[name].affine or name in AFFINE
+
+
+# 4. Zero, constant and single-feature inputs stay finite, and so do gradients.
+
+
+def degenerate(rule: Rule) -> dict[str, Inputs]:
+    flat = inputs(rule, (3, 4, 6, 5))
+    return {
+        'zero': flat.map(lambda tensor: torch.zeros_like(tensor) if tensor.ndim > 1 else tensor),
+        'constant': flat.map(lambda tensor: torch.full_like(tensor, 0.3) if tensor.ndim > 1 else tensor),
+        'one feature': inputs(rule, (3, 1)),
+        'zero null': Inputs({**flat.kwargs, **({'null': torch.zeros(3, 4, 6, 5)} if 'null' in flat.kwargs else {})}),
+        'zero cond': Inputs({**flat.kwargs, 'cond': torch.zeros(3, 4, 6, 5)}),
+        'tiny': flat.map(lambda tensor: tensor * 1e-25 if tensor.ndim > 1 else tensor),
+        'huge': flat.map(lambda tensor: tensor * 1e15 if tensor.ndim > 1 else tensor),
+    }
+
+
+@every_rule
+@pytest.mark.parametrize('kind', ['zero', 'constant', 'one feature', 'zero null', 'zero cond', 'tiny', 'huge'])
+def test_degenerate_inputs_stay_finite(name, kind):
+    rule, batch = CASES[name], degenerate(CASES[name])[kind]
+    batch = batch.map(lambda tensor: tensor.clone().requires_grad_(tensor.ndim > 1))
+    scale = hidden([1.0, 3.5, 0.0])
+    guided = call(rule, batch, scale)
+    assert guided.isfinite().all()
+    guided.sum().backward()
+    for tensor in [*batch.predictions(), scale]:
+        assert tensor.grad is None or tensor.grad.isfinite().all()
+
+
+@every_rule
+def test_gradients_are_those_of_the_formula(name):
+    """Against finite differences in float64, in the predictions and in the scale."""
+    rule = CASES[name]
+    if 'OnChannels' not in name:
+        batch = inputs(rule, (2, 5), seed=3, dtype=torch.float64)
+    else:
+        batch = inputs(rule, (2, 3), seed=3, dtype=torch.float64)
+    names = [key for key in ('cond', 'null', 'weak') if key in batch.kwargs]
+    tensors = [batch.kwargs[key].requires_grad_() for key in names]
+    scale = torch.tensor([2.0, 3.0], dtype=torch.float64, requires_grad=True)
+
+    def run(scale: Tensor, *values: Tensor) -> Tensor:
+        return call(rule, Inputs({**batch.kwargs, **dict(zip(names, values, strict=True))}), scale)
+
+    assert torch.autograd.gradcheck(run, (scale, *tensors), atol=1e-4)
+
+
+# 5. Ranks 2 to 5, three precisions, reductions in float32, no float64.
+
+
+class NoFloat64(TorchDispatchMode):
+    """Fails as soon as any operation makes a float64 tensor."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, tuple | list) else (out,):
+            assert not isinstance(tensor, Tensor) or tensor.dtype != torch.float64, f'{func} made a float64 tensor'
+        return out
+
+
+@every_rule
+@every_rank
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize('scale', [3.5, torch.tensor([1.0, 3.5, 0.0])], ids=['number', 'per sample'])
+def test_ranks_and_precisions(name, rank, dtype, scale):
+    rule, batch = CASES[name], inputs(CASES[name], RANKS[rank], dtype=dtype)
+    with NoFloat64():
+        guided = call(rule, batch, scale)
+    assert guided.dtype == dtype
+    assert guided.shape == RANKS[rank]
+    exact = call(rule, batch.map(Tensor.double), scale)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(guided.double(), exact, rtol=60 * eps, atol=60 * eps)
+
+
+def test_the_float64_guard_can_fail():
+    with pytest.raises(AssertionError, match='made a float64 tensor'), NoFloat64():
+        torch.ones(2).double()
+
+
+@every_rule
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
+def test_reductions_are_wide(name, dtype):
+    """Vectors whose squared length leaves float16, and whose sum leaves the precision of bfloat16."""
+    rule, shape = CASES[name], (2, 4, 64, 64)
+    batch = inputs(rule, shape).map(lambda tensor: (40 * tensor).to(dtype) if tensor.ndim > 1 else tensor.to(dtype))
+    guided = call(rule, batch, 2.0)
+    exact = call(rule, batch.map(Tensor.float), 2.0)
+    assert guided.isfinite().all()
+    error = (guided.float() - exact).norm() / exact.norm()
+    assert error < 4 * torch.finfo(dtype).eps
+
+
+@every_rule
+def test_memory_formats_agree(name):
+    rule, batch = CASES[name], inputs(CASES[name], RANKS[4])
+    last = batch.map(lambda tensor: tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor)
+    torch.testing.assert_close(call(rule, last, 3.5), call(rule, batch, 3.5))
+
+
+@every_rule
+def test_inputs_are_not_written_to(name):
+    rule, batch = CASES[name], inputs(CASES[name], RANKS[4])
+    before = batch.map(Tensor.clone)
+    call(rule, batch, torch.tensor([1.0, 3.5, 0.0]))
+    for now, then in zip(batch.predictions(), before.predictions(), strict=True):
+        assert torch.equal(now, then)
+
+
+# 6. torch.compile gives one graph over all steps with a changing tensor scale.
+
+
+@every_rule
+def test_one_graph_over_all_steps(name):
+    rule = CASES[name]
+    steps = [inputs(rule, RANKS[4], seed) for seed in range(5)]
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    like = steps[0].kwargs['cond']
+    state, eager_state = rule.init_state(like), rule.init_state(like)
+    compiled = torch.compile(lambda kwargs, scale: rule(**kwargs, scale=scale, state=state), backend=counter, fullgraph=True)
+    for step, batch in enumerate(steps):
+        scale = torch.tensor([1.0 + step, 3.0, 0.5 * step])
+        torch.testing.assert_close(compiled(batch.kwargs, scale), call(rule, batch, scale, eager_state))
+    assert counter.frame_count == 1
+
+
+# 7. State is explicit; rules are values.
+
+
+@every_rule
+def test_two_runs_never_see_each_other(name):
+    rule = CASES[name]
+    first, second = ([inputs(rule, RANKS[4], seed + 10 * run) for seed in range(4)] for run in range(2))
+
+    def alone(batches: list[Inputs]) -> list[Tensor]:
+        state = rule.init_state()
+        return [call(rule, batch, 3.5, state) for batch in batches]
+
+    states = rule.init_state(), rule.init_state()
+    interleaved = [
+        (call(rule, one, 3.5, states[0]), call(rule, other, 3.5, states[1])) for one, other in zip(first, second, strict=True)
+    ]
+    for (one, other), expected_one, expected_other in zip(interleaved, alone(first), alone(second), strict=True):
+        torch.testing.assert_close(one, expected_one, rtol=0, atol=0)
+        torch.testing.assert_close(other, expected_other, rtol=0, atol=0)
+
+
+@every_rule
+def test_a_state_that_is_reset_is_a_new_one(name):
+    rule = CASES[name]
+    if (state := rule.init_state()) is None:
+        assert not rule.remembers
+        return
+    batches = [inputs(rule, RANKS[4], seed) for seed in range(3)]
+    runs = []
+    for _ in range(2):
+        runs.append([call(rule, batch, 3.5, state) for batch in batches])
+        state.reset()
+    for one, other in zip(*runs, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@every_rule
+def test_rules_are_values(name):
+    rule = CASES[name]
+    for twin in (copy.deepcopy(rule), pickle.loads(pickle.dumps(rule)), eval(repr(rule), vars(guidance).copy())):
+        assert twin == rule
+        assert hash(twin) == hash(rule)
+    assert not any(isinstance(value, Tensor) for value in vars(rule).values())
+    with pytest.raises(AttributeError, match='cannot assign'):
+        rule.anything = 1
