@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from functools import partial, reduce
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from classifier_free_guidance_pytorch.conditioners import BranchCondition, Conditioner
 from classifier_free_guidance_pytorch.decorator.options import Options
 from classifier_free_guidance_pytorch.decorator.outputs import put_back, to_guide
@@ -16,7 +13,7 @@ from classifier_free_guidance_pytorch.decorator.passes import Call, Pass, say_on
 from classifier_free_guidance_pytorch.decorator.runner import Runner
 from classifier_free_guidance_pytorch.decorator.signature import RAW_TEXT_COND
 from classifier_free_guidance_pytorch.decorator.texts import TextInput, branch_conditions, check_text, training_branch
-from classifier_free_guidance_pytorch.errors import UsageError
+from classifier_free_guidance_pytorch.errors import ShapeError, UsageError
 
 
 class Injected(Runner):
@@ -76,28 +73,12 @@ class Injected(Runner):
         if options.cfg_batched and len(order) > 1 and self._can_join(call):
             results = self._joined(call, conditioner, [branch for _, branch in order], options)
         else:
-            results = self._one_by_one(call, conditioner, order, options)
+            results = [call.run(Pass(name, self.keywords(conditioner, branch, call.batch))) for name, branch in order]
         for (name, _), result in zip(order, results, strict=True):
             outputs.setdefault(name, []).append(result)
         if 'weak' in wanted:
             outputs['weak'] = [self.weak_pass(call, text, options, self.keywords(conditioner, branches['cond'][0], call.batch))]
         return outputs
-
-    def _one_by_one(
-        self, call: Call, conditioner: Conditioner[Any], order: list[tuple[str, BranchCondition]], options: Options
-    ) -> list[Any]:
-        """The output of each branch from a pass of its own; the null pass only for the samples that are guided."""
-        results: list[Any] = []
-        guided_rows = rows_to_guide(call, options, [name for name, _ in order])
-        for name, branch in order:
-            if name == 'null' and guided_rows is not None and isinstance(results[0], Tensor):
-                part = branch if branch.rows == 1 else branch.map(lambda t: t[guided_rows])
-                null = call.of_rows(guided_rows).run(Pass(name, self.keywords(conditioner, part, len(guided_rows))))
-                # at a scale of 1 any null prediction gives the conditional one, so the conditional one serves
-                results.append(results[0].index_copy(0, guided_rows, null))
-            else:
-                results.append(call.run(Pass(name, self.keywords(conditioner, branch, call.batch))))
-        return results
 
     def _can_join(self, call: Call) -> bool:
         """Whether one pass on the joined batch gives what separate passes give; says why, once, where it does not."""
@@ -108,27 +89,10 @@ class Injected(Runner):
 
     def _joined(self, call: Call, conditioner: Conditioner[Any], branches: list[BranchCondition], options: Options) -> list[Any]:
         """The outputs of all branches, from one pass on the joined batch."""
-        batch = call.batch or 1
-        joined = reduce(BranchCondition.joined, [branch.expand(batch) for branch in branches])
+        if call.batch is None:
+            raise ShapeError(
+                'cfg_batched=True joins batches, but no tensor argument says how large the batch is: pass cfg_batched=False'
+            )
+        joined = reduce(BranchCondition.joined, [branch.expand(call.batch) for branch in branches])
         shared = () if isinstance(options.cfg_batched, bool) else tuple(options.cfg_batched)
         return call.run_joined(self.keywords(conditioner, joined, None), len(branches), shared, self.taking.positional)
-
-
-def rows_to_guide(call: Call, options: Options, branches: Sequence[str]) -> Tensor | None:
-    """The indices of the samples whose scale is not 1, where the others can do without their null pass; else None.
-
-    The scales are looked at only where that costs nothing: on the CPU, outside a traced graph.
-    """
-    scale, rule = options.cond_scale, options.rule
-    if not isinstance(scale, Tensor) or scale.ndim != 1 or scale.device.type != 'cpu' or scale.requires_grad:
-        return None
-    if torch.compiler.is_compiling() or scale.shape[0] != call.batch or list(branches) != ['cond', 'null']:
-        return None
-    if not rule.anchored or rule.remembers or options.return_unconditioned or call.routed:
-        return None
-    guided = (scale != 1).nonzero().flatten()
-    if call.sample is None or not 0 < len(guided) < len(scale):
-        return None
-    if why_not_joined(call.module, call.routed) is not None:  # a sample depends on its batch-mates
-        return None
-    return guided.to(call.sample.device)

@@ -75,7 +75,8 @@ def to_guide(output: Any, guide: Guide) -> Tensor:
     """The tensor in an output that is to be guided."""
     if isinstance(output, Tensor):
         return output
-    tensor: Tensor = entries(output)[guided_key(output, guide)]
+    key = guided_key(output, guide)
+    tensor: Tensor = entries(output)[key]
     return tensor
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.decorator.outputs import entries, is_structured, with_entries
-from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
+from classifier_free_guidance_pytorch.errors import ConfigError
 
 # The order in which values for single branches are given: cfg_routed_kwargs={'cache': (for cond, for null)}.
 ROUTED_ORDER = ('cond', 'null')
@@ -55,18 +55,6 @@ class Call:
         routed = {name: _route(name, values, one.branch) for name, values in self.routed.items()}
         return self.fn(self.module, *self.args, **self.kwargs, **routed, **one.keywords)
 
-    def of_rows(self, rows: Tensor) -> Call:
-        """The same call for some samples of the batch."""
-        assert self.batch is not None
-        args = tuple(select(value, self.batch, rows) for value in self.args)
-        return Call(
-            self.fn,
-            self.module,
-            args,
-            {name: select(value, self.batch, rows) for name, value in self.kwargs.items()},
-            self.routed,
-        )
-
     def run_joined(self, keywords: dict[str, Any], times: int, shared: Sequence[str], names: Sequence[str]) -> list[Any]:
         """One forward pass for `times` branches on the joined batch; returns the output of each.
 
@@ -77,10 +65,7 @@ class Call:
             names: the names of the positional arguments.
         """
         batch = self.batch
-        if batch is None:
-            raise ShapeError(
-                'cfg_batched=True joins batches, but no tensor argument says how large the batch is: pass cfg_batched=False'
-            )
+        assert batch is not None
         named = zip_longest(names[: len(self.args)], self.args)
         args = tuple(value if name in shared else join(value, batch, times) for name, value in named)
         kwargs = {name: value if name in shared else join(value, batch, times) for name, value in self.kwargs.items()}
@@ -93,13 +78,6 @@ def join(value: Any, batch: int, times: int) -> Any:
     if isinstance(value, Tensor):
         return torch.cat([value] * times) if value.ndim > 0 and value.shape[0] == batch else value
     return _map(value, lambda entry: join(entry, batch, times))
-
-
-def select(value: Any, batch: int, rows: Tensor) -> Any:
-    """Some rows of each tensor whose leading dimension is the batch, in nested arguments too."""
-    if isinstance(value, Tensor):
-        return value[rows] if value.ndim > 0 and value.shape[0] == batch else value
-    return _map(value, lambda entry: select(entry, batch, rows))
 
 
 def part(value: Any, batch: int, times: int, index: int) -> Any:
