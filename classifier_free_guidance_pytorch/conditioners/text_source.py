@@ -42,10 +42,19 @@ class TextSource:
     @staticmethod
     def count(texts: Any, name: str = 'texts') -> int:
         """How many texts these are; refused, before any work, where they are no batch of strings."""
-        return len(as_texts(texts, name))
+        return len(texts if torch.compiler.is_compiling() else as_texts(texts, name))
 
     def encode(self, texts: Sequence[str], device: torch.device, dtype: torch.dtype, remember: bool) -> Encodings:
         """One encoding per encoder. With `remember`, the last few batches of texts cost nothing when they come again."""
+        if not torch.compiler.is_compiling():
+            return self._recall(texts, device, dtype, remember)
+        # one graph break here, and none in a tokenizer; a compiler would also specialise on every string it sees
+        disable: Any = torch.compiler.disable
+        encodings: Encodings = disable(self._recall)(texts, device, dtype, remember)
+        return encodings
+
+    def _recall(self, texts: Sequence[str], device: torch.device, dtype: torch.dtype, remember: bool) -> Encodings:
+        """`encode`, outside any compiled graph."""
         texts = as_texts(texts)
         if not remember:
             return self._encode(texts, device, dtype)
