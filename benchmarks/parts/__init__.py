@@ -1,0 +1,24 @@
+"""The parts of the suite. Each is a module with `measure(settings)`, which returns its figures."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+PARTS = {
+    'steps': 'a guided step against two forward passes conditioned by hand',
+    'sampling': 'fifty steps with text encoders of real size, against loops by hand and the 0.7.1 release',
+    'training': 'a training step against the same by hand',
+    'layers': 'single layers and rules against the plain operation',
+    'compile': 'guided steps under torch.compile: one graph, and its speed',
+    'imports': 'importing the package against importing torch',
+    'memory': 'peak memory of a guided step against the same by hand',
+    'growth': 'time against batch, tokens, prompts and steps, and what stays allocated',
+    'kernels': 'the operators, or the kernels of a GPU, that a guided step runs',
+}
+_MODULES = {'compile': 'compiled'}
+
+
+def load(part: str) -> Any:
+    """The module of a part."""
+    return importlib.import_module(f'benchmarks.parts.{_MODULES.get(part, part)}')
