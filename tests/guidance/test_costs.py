@@ -1,0 +1,138 @@
+"""The advertised cost is the measured cost: a model that counts its passes, driven by what rules ask for."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+
+from classifier_free_guidance_pytorch import guidance
+from tests.guidance.cases import CASES, call, inputs
+
+
+class Model:
+    """Makes exactly the passes that are asked for, and counts them."""
+
+    def __init__(self, rule, steps=8):
+        self.rule, self.passes = rule, Counter()
+        self.batches = [inputs(rule, (3, 4, 6, 5), seed) for seed in range(steps)]
+
+    def sample(self, scale_of=lambda progress: 3.5, state=None):
+        """All steps; returns the guided predictions."""
+        state = state or self.rule.init_state()
+        found = []
+        for step, batch in enumerate(self.batches):
+            progress = step / len(self.batches)
+            batch.kwargs['progress'] = progress
+            scale = scale_of(progress)
+            needed = self.rule.branches(scale, state, progress)
+            for name in needed:
+                value = batch.kwargs[name]
+                self.passes[name] += len(value) if isinstance(value, tuple) else 1
+            found.append(call(self.rule, batch.only(needed), scale, state))
+        return found
+
+
+COSTS = {
+    'CFG': (1, 1), 'APG': (1, 1), 'APG momentum': (1, 1), 'CFGZeroStar': (1, 1), 'TCFG': (1, 1), 'RAAG': (1, 1),
+    'FDG': (1, 1), 'Logits': (1, 1), 'Discrete': (1, 1), 'OnChannels': (1, 1), 'InX0': (1, 1), 'Then rescale': (1, 1),
+    'PerpNeg': (1, 3), 'Compose': (1, 2), 'Chain': (1, 2), 'Weak': (1, 1), 'Sum': (1, 2), 'Everything': (1, 2),
+}  # fmt: skip
+"""Passes per step: conditional, and all others."""
+
+
+@pytest.mark.parametrize('name', list(COSTS))
+def test_passes_per_step(name):
+    model = Model(CASES[name])
+    model.sample()
+    assert (model.passes['cond'], model.passes.total() - model.passes['cond']) == tuple(8 * n for n in COSTS[name])
+
+
+@pytest.mark.parametrize(
+    ('schedule', 'null_passes'),
+    [
+        (guidance.constant(3.5), 8),
+        (guidance.constant(1.0), 0),
+        (guidance.interval(3.5, progress=(0.25, 0.75)), 4),
+        (guidance.interval(guidance.linear(2.0, 6.0), progress=(0.0, 0.5)), 4),
+        (guidance.linear(1.0, 6.0), 7),
+        (guidance.cosine(1.0, 6.0), 7),
+        (guidance.power_cosine(1.0, 6.0), 7),
+        (guidance.clamp_linear(-1.0, 6.0, floor=1.0), 5),
+        (guidance.piecewise((0.0, 1.0), (0.5, 4.0), hold=True), 4),
+    ],
+    ids=str,
+)
+def test_schedules_save_the_null_pass_where_they_are_one(schedule, null_passes):
+    for scale_of in (schedule, lambda p: torch.full((3,), float(schedule(p)))):
+        model = Model(guidance.CFG())
+        model.sample(scale_of)
+        assert model.passes == Counter(cond=8, null=null_passes)
+
+
+def test_scale_zero_saves_the_conditional_pass():
+    model = Model(guidance.CFG())
+    model.sample(lambda progress: 0.0)
+    assert model.passes == Counter(null=8)
+
+
+def test_zero_init_saves_every_pass():
+    model = Model(guidance.CFGZeroStar(zero_init=0.25))
+    guided = model.sample()
+    assert model.passes == Counter(cond=6, null=6)
+    assert [bool((prediction == 0).all()) for prediction in guided] == [True, True] + [False] * 6
+
+
+@pytest.mark.parametrize(('every', 'null_passes'), [(1, 8), (2, 4), (3, 3), (8, 1)])
+def test_delta_reuse(every, null_passes):
+    rule = guidance.ReuseDelta(guidance.CFG(), every=every)
+    model, state = Model(rule), rule.init_state()
+    guided = model.sample(state=state)
+    assert model.passes == Counter(cond=8, null=null_passes)
+    assert state.saved == 8 - null_passes
+    for step, batch in enumerate(model.batches):
+        measured = model.batches[step - step % every].kwargs
+        delta = measured['null'] - measured['cond']
+        cond = batch.kwargs['cond']
+        torch.testing.assert_close(guided[step], guidance.cfg(cond, cond + delta, 3.5))
+
+
+def test_delta_reuse_measures_again_after_a_pause():
+    rule = guidance.ReuseDelta(guidance.CFG(), every=3)
+    model = Model(rule)
+    model.sample(lambda progress: 3.5 if progress < 0.2 or progress >= 0.5 else 1.0)  # steps 0, 1 and 4 to 7
+    assert model.passes == Counter(cond=8, null=3)  # at steps 0, 4 and 7: the difference of step 0 has aged
+
+
+def test_adaptive_guidance_stops_per_sample_and_then_altogether():
+    rule = guidance.Adaptive(guidance.CFG(), threshold=0.99)
+    model, state = Model(rule), rule.init_state()
+    stops_after = [1, 3, 4]  # the step at which each sample converges
+    for step, batch in enumerate(model.batches):
+        for sample, stop in enumerate(stops_after):
+            if step == stop:
+                batch.kwargs['null'][sample] = batch.kwargs['cond'][sample]
+    guided = model.sample(state=state)
+    assert model.passes == Counter(cond=8, null=5)
+    assert state.saved == 3
+    for step, batch in enumerate(model.batches):
+        cond, null = batch.kwargs['cond'], batch.kwargs['null']
+        for sample, stop in enumerate(stops_after):
+            expected = guidance.cfg(cond, null, 3.5) if step <= stop else cond
+            torch.testing.assert_close(guided[step][sample], expected[sample])
+
+
+@pytest.mark.parametrize('name', ['Adaptive', 'ReuseDelta'])
+def test_savers_keep_working_inside_other_rules(name):
+    inner = CASES[name]
+    for rule in (inner.then(guidance.rescale_to_cond(0.5)), inner.in_x0('flow'), inner.on_channels(0, None)):
+        state = rule.init_state()
+        model = Model(rule)
+        model.sample(state=state)
+        assert state.saved == 8 - model.passes['null'] > 0
+
+
+def test_nag_needs_one_pass_of_the_model():
+    assert guidance.NAG().inside_attention
+    assert not any(rule.inside_attention for name, rule in CASES.items() if name != 'NAG')
