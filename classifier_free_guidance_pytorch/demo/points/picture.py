@@ -76,7 +76,7 @@ def _draw_tiles(
         line[0].text(-0.08, 0.06, NAMES[prompt.split], fontsize=8.5, color=COLOURS[prompt.split], **beside)
     axes[0][0].set_title('true points', fontsize=10, color=FAINT, pad=16)
     for axis, scale in zip(axes[0][1:], scores.scales, strict=True):
-        axis.set_title(f'cond_scale {scale:g}', fontsize=10, fontweight='bold', pad=16)
+        axis.set_title(f'cond_scale {scale:g}', fontsize=9, fontweight='bold', pad=16)
         note = {0.0: 'text ignored', 1.0: 'guidance off'}.get(scale, '')
         axis.text(0.5, 1.04, note, transform=axis.transAxes, ha='center', fontsize=8.5, color=FAINT)
 
