@@ -113,6 +113,7 @@ class Adaptive(Saver):
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         state, cond, null = step.state, given.main(), given.null
         assert isinstance(state, AdaptiveState)
+        state.check(cond)
         if null is None:
             return cond
         guided = self.rule.apply(given, scale, step._replace(state=state.parts[0]))

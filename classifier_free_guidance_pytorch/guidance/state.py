@@ -66,6 +66,14 @@ class AdaptiveState(State):
         super().reset()
         self.converged, self.saved = None, 0
 
+    def check(self, like: Tensor) -> None:
+        """Raise `ShapeError` where the flags are those of another batch."""
+        if self.converged is not None and self.converged.shape[0] != like.shape[0]:
+            raise ShapeError(
+                f'guidance state holds the flags of {self.converged.shape[0]} samples, but the predictions have shape '
+                f'{tuple(like.shape)}; make a new state with rule.init_state() for every sampling run'
+            )
+
     def all_converged(self) -> bool:
         """Whether no sample needs the null pass any more. Waits for the device, except while being traced (then False)."""
         if self.converged is None or torch.compiler.is_compiling():

@@ -1,0 +1,220 @@
+"""Every mistake gets a sentence that says what was passed, what was expected and how to fix it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from classifier_free_guidance_pytorch import guidance
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
+
+C, U = torch.randn(4, 3, 8, 8), torch.randn(4, 3, 8, 8)
+APG = guidance.APG(momentum=-0.5)
+FUNCTIONS = {
+    'cfg': lambda c, u: guidance.cfg(c, u, 2.0),
+    'apg': lambda c, u: guidance.apg(c, u, 2.0),
+    'cfg_zero_star': lambda c, u: guidance.cfg_zero_star(c, u, 2.0),
+    'tcfg': lambda c, u: guidance.tcfg(c, u, 2.0),
+    'raag': lambda c, u: guidance.raag(c, u, 2.0),
+    'fdg': guidance.fdg,
+    'perp_neg': lambda c, u: guidance.perp_neg(c, u, (c,), 2.0),
+    'compose': lambda c, u: guidance.compose((c,), u),
+    'chain': lambda c, u: guidance.chain((u, c), (2.0,)),
+    'weak': lambda c, u: guidance.weak(c, u, 2.0),
+    'logits': lambda c, u: guidance.logits(c, u, 2.0),
+    'nag': lambda c, u: guidance.nag(c, u, 2.0),
+    'rescale': lambda c, u: guidance.rescale(c, u, 0.7),
+    'renorm': guidance.renorm,
+}
+every_function = pytest.mark.parametrize('name', list(FUNCTIONS))
+
+
+@every_function
+def test_predictions_must_fit_together(name):
+    with pytest.raises(ShapeError, match=rf'{name}: .*\(4, 3, 8, [89]\), but .*\(4, 3, 8, [89]\)'):
+        FUNCTIONS[name](C, torch.randn(4, 3, 8, 9))
+    with pytest.raises(ConfigError, match=rf'{name}: .*torch.(bfloat16|float32) on cpu, but .* convert one with'):
+        FUNCTIONS[name](C, U.bfloat16())
+    with pytest.raises(ConfigError, match=rf'{name}: .* on (meta|cpu), but .* on (meta|cpu)'):
+        FUNCTIONS[name](C, U.to('meta'))
+    with pytest.raises(ConfigError, match=f'{name}: .* must be a floating point tensor, got torch.int64'):
+        FUNCTIONS[name](C.long(), U.long())
+    with pytest.raises(ShapeError, match=rf'{name}: .* must be batch first .* got shape \(4,\)'):
+        FUNCTIONS[name](C[:, 0, 0, 0], U[:, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ('scale', 'sentence'),
+    [
+        (torch.ones(3), r'scale has 3 values for a batch of 4 \(predictions of shape \(4, 3, 8, 8\)\)'),
+        (torch.ones(4, 2, 1, 1), r'scale of shape \(4, 2, 1, 1\) does not broadcast to predictions of shape \(4, 3, 8, 8\)'),
+        (torch.ones(1, 4, 3, 8, 8), r'does not broadcast .* one value per sample \(4,\), or .* such as \(4, 1, 1, 1\)'),
+    ],
+)
+def test_scales_must_fit(scale, sentence):
+    for rule in (guidance.CFG(), guidance.APG(), guidance.TCFG(), guidance.RAAG(), guidance.CFGZeroStar()):
+        with pytest.raises(ShapeError, match=sentence):
+            rule(C, U, scale * 2)
+
+
+@pytest.mark.parametrize('scale', [float('nan'), float('inf')])
+def test_scales_must_be_finite(scale):
+    with pytest.raises(ConfigError, match=f'scale must be finite, got {scale}'):
+        guidance.CFG()(C, U, scale)
+
+
+def test_a_schedule_is_not_a_scale():
+    with pytest.raises(ConfigError, match=r'scale is the schedule .*; call it first, as in .*\(progress\)'):
+        guidance.CFG()(C, U, guidance.linear(1.0, 7.5))
+
+
+def test_scales_of_every_shape_that_broadcasts_work():
+    frames, channels = torch.rand(4, 1, 8, 1), torch.rand(3, 1, 1)
+    for scale in (frames, channels, torch.rand(()), torch.rand(1), torch.rand(4), torch.rand(4, 3, 8, 8)):
+        aligned = scale.view(4, 1, 1, 1) if scale.shape == (4,) else scale
+        torch.testing.assert_close(guidance.CFG()(C, U, scale), U + aligned * (C - U))
+
+
+def test_a_branch_that_was_not_given():
+    with pytest.raises(UsageError, match=r"CFG needs 'cond', 'null' at this scale, but 'null' was not given \(got 'cond'\)"):
+        guidance.CFG()(C, scale=3.0)
+    with pytest.raises(UsageError, match=r"Sum needs 'cond', 'null', 'weak' .*, but 'null', 'weak' were not given"):
+        (guidance.CFG() + guidance.Weak(2.0))(C, scale=3.0)
+    with pytest.raises(UsageError, match=r"PerpNeg needs .*'negatives' was not given"):
+        guidance.PerpNeg()(C, U, 3.0, negatives=())
+    with pytest.raises(UsageError, match=r'rule.branches\(scale\) says what to run'):
+        guidance.Chain()(C, U, 3.0)
+
+
+def test_states():
+    with pytest.raises(
+        UsageError, match=r'APG\(.*\) remembers between steps, so it needs a state: make one with rule.init_state\(\)'
+    ):
+        APG(C, U, 3.0)
+    with pytest.raises(UsageError, match=r'the state given to APG\(.*momentum=0.2.* was made by APG\(.*momentum=-0.5'):
+        guidance.APG(momentum=0.2)(C, U, 3.0, state=APG.init_state())
+    with pytest.raises(UsageError, match=r'CFG\(\) remembers nothing between steps, but was given the state of APG'):
+        guidance.CFG()(C, U, 3.0, state=APG.init_state())
+    for rule in (APG, guidance.ReuseDelta(guidance.CFG()), APG + guidance.CFG(), APG.then(guidance.rescale_to_cond())):
+        state = rule.init_state()
+        rule(C, U, 3.0, state=state)
+        with pytest.raises(ShapeError, match=r'state holds .* \(4, 3, 8, 8\), but the predictions have shape \(2, 3, 8, 8\)'):
+            rule(C[:2], U[:2], 3.0, state=state)
+    equal = guidance.APG(momentum=-0.5)  # rules are values: an equal one may use the state
+    assert equal(C, U, 3.0, state=APG.init_state()).shape == C.shape
+
+
+def test_an_adaptive_state_of_another_batch():
+    rule = guidance.Adaptive(guidance.CFG())
+    state = rule.init_state()
+    rule(C, U, 3.0, state=state)
+    with pytest.raises(ShapeError, match=r'state holds .* 4 samples, but the predictions have shape \(2, 3, 8, 8\)'):
+        rule(C[:2], U[:2], 3.0, state=state)
+
+
+MISTAKES = {
+    'interval: sigma=(5.42, 0.28) is empty; its ends are (lo, hi) with lo < hi': lambda: guidance.interval(
+        7.5, sigma=(5.42, 0.28)
+    ),
+    'interval: give either sigma=(lo, hi) or progress=(lo, hi)': lambda: guidance.interval(7.5),
+    'interval: progress must be a pair (lo, hi), got 0.5': lambda: guidance.interval(7.5, progress=0.5),
+    'interval: scale must be a finite number, got nan': lambda: guidance.interval(float('nan'), progress=(0.0, 0.5)),
+    "in_x0: unknown prediction space 'epsilon'; expected one of 'x0', 'eps', 'v', 'flow'": lambda: (
+        guidance.CFG().in_x0('epsilon')
+    ),
+    "to_x0: unknown prediction space 'z'": lambda: guidance.to_x0(C, 'z', C, 0.5),
+    "without alpha= the space 'v' is variance preserving: sigma <= 1": lambda: guidance.to_x0(C, 'v', C, 2.0),
+    "unknown preset 'sdxl'; expected one of 'rescale'": lambda: guidance.preset('sdxl'),
+    "convert_scale: unknown convention 'dall-e'; expected one of 'scale', 'extra', 'inverse'": lambda: guidance.convert_scale(
+        1.0, from_='dall-e'
+    ),
+    "convert_scale: -1.0 in the convention 'extra' has no value in the convention 'inverse'": lambda: guidance.convert_scale(
+        -1.0, from_='extra', to='inverse'
+    ),
+    'APG: norm is 0, which removes all guidance': lambda: guidance.APG(norm=0),
+    "APG: eta must be a finite number, got 'none'": lambda: guidance.APG(eta='none'),
+    'APG: momentum must be a number in [-1, 1], got 2': lambda: guidance.APG(momentum=2),
+    'CFGZeroStar: zero_init must be a number in [0, 1], got 4': lambda: guidance.CFGZeroStar(4),
+    'RAAG: alpha must be a number of at least 0, got -1': lambda: guidance.RAAG(-1),
+    'FDG: scales must be a non-empty tuple of numbers, got [3.0]': lambda: guidance.FDG([3.0]),
+    'FDG: every one of scales (1.0, 1) is 1, so nothing is guided': lambda: guidance.FDG((1.0, 1)),
+    'Chain: expected at least two scales, not all 1, got (2.0,)': lambda: guidance.Chain((2.0,)),
+    'Compose: every one of weights must be a finite number, got True': lambda: guidance.Compose((2.0, True)),
+    'PerpNeg: weights must be a finite number, got None': lambda: guidance.PerpNeg(None),
+    'Weak: weight must be a finite number, got inf': lambda: guidance.Weak(float('inf')),
+    'NAG: tau must be a number of at least 1, got 0.5': lambda: guidance.NAG(tau=0.5),
+    'Rescale: phi must be a number in [0, 1], got 7': lambda: guidance.rescale_to_cond(7),
+    'Renorm: lo must be a number in [0, 1], got -1': lambda: guidance.renorm_to_cond(lo=-1),
+    'Sum: expected rules, got 3': lambda: guidance.Sum((guidance.CFG(), 3)),
+    'Sum: expected at least two rules, got 1': lambda: guidance.Sum((guidance.CFG(),)),
+    'Sum: NAG(tau=2.5, alpha=0.25) guides inside attention': lambda: guidance.CFG() + guidance.NAG(),
+    'Then: NAG(tau=2.5, alpha=0.25) guides inside attention': lambda: guidance.NAG().then(guidance.rescale_to_cond()),
+    'then: expected a post-step, a callable of (guided, cond), got 0.7': lambda: guidance.CFG().then(0.7),
+    'Adaptive: Weak(weight=1.0) cannot do without its null pass': lambda: guidance.Adaptive(guidance.Weak()),
+    'Adaptive: expected a rule, got 0.9': lambda: guidance.Adaptive(0.9),
+    'Adaptive: threshold must be a number in [-1, 1], got 99': lambda: guidance.Adaptive(guidance.CFG(), 99),
+    'ReuseDelta: every must be a whole number of steps, at least 1, got 0': lambda: guidance.ReuseDelta(guidance.CFG(), 0),
+    'piecewise: knots must be in order of progress, got [0.5, 0.1]': lambda: guidance.piecewise((0.5, 1.0), (0.1, 2.0)),
+    'piecewise: expected at least one knot': lambda: guidance.piecewise(),
+    'piecewise: expected knots (progress, scale), got 0.5': lambda: guidance.piecewise(0.5),
+    'piecewise: the progress of a knot must be a number in [0, 1], got 7.5': lambda: guidance.piecewise((7.5, 0.5)),
+    'linear: stop must be a finite number, got None': lambda: guidance.linear(1.0, None),
+    'cfg_plus_plus: lam must be a number in [0, 1], got 7.5': lambda: guidance.cfg_plus_plus(7.5),
+    'constant: scale must be a finite number': lambda: guidance.constant('7.5'),
+    'compose: got 1 weights for 2 conditions; give one each, or a single number': lambda: guidance.compose((C, C), U, (1.0,)),
+    'compose: expected at least one conditional prediction, got none': lambda: guidance.compose((), U),
+    'chain: got 2 predictions and 2 scales': lambda: guidance.chain((U, C), (1.0, 2.0)),
+    'perp_neg: got 2 weights for 1 negatives': lambda: guidance.perp_neg(C, U, (C,), 2.0, (1.0, 2.0)),
+    'perp_neg: expected at least one negative prediction, got none': lambda: guidance.perp_neg(C, U, (), 2.0),
+    'fdg: scales must hold at least one number': lambda: guidance.fdg(C, U, ()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('sentence', list(MISTAKES))
+def test_arguments_that_cannot_work(sentence):
+    with pytest.raises(ConfigError) as caught:
+        MISTAKES[sentence]()
+    assert sentence in str(caught.value)
+
+
+SHAPES = {
+    'to_x0: x has shape (4, 3), but the prediction has shape (4, 3, 8, 8)': lambda: guidance.to_x0(C, 'eps', C[:, :, 0, 0], 0.5),
+    'sigma has 3 values for a batch of 4': lambda: guidance.to_x0(C, 'eps', C, torch.ones(3)),
+    'fdg: a scale has shape (4, 3) for a batch of 4': lambda: guidance.fdg(C, U, (torch.ones(4, 3), 2.0)),
+    'on_channels: channels 3 to 5 of dimension 1 are empty': lambda: guidance.CFG().on_channels(3, 5)(C, U, 2.0),
+    'on_channels: channels 0 to 1 of dimension 7 are empty': lambda: guidance.CFG().on_channels(0, 1, dim=7)(C, U, 2.0),
+}
+
+
+@pytest.mark.parametrize('sentence', list(SHAPES))
+def test_shapes_that_cannot_work(sentence):
+    with pytest.raises(ShapeError) as caught:
+        SHAPES[sentence]()
+    assert sentence in str(caught.value)
+
+
+USAGE = {
+    'needs the noisy sample x= and its noise level sigma=; x= was not given': lambda: guidance.APG().in_x0('v')(
+        C, U, 2.0, sigma=0.5
+    ),
+    'sigma= was not given': lambda: guidance.APG().in_x0('v')(C, U, 2.0, x=C),
+    'CFGZeroStar(zero_init=0.04) needs progress=, from 0 (pure noise) to 1': lambda: guidance.CFGZeroStar(0.04)(C, U, 2.0),
+    'is zero at this step; give x=, or any prediction, so that its shape is known': lambda: guidance.CFGZeroStar(0.04)(
+        scale=2.0, progress=0.0
+    ),
+    'is a function of progress; call it with progress=': lambda: guidance.linear(1.0, 7.5)(sigma=3.0),
+    'is a function of next_sigma; call it with next_sigma=': lambda: guidance.cfg_plus_plus(0.6)(sigma=3.0),
+    'is a function of sigma; call it with sigma=': lambda: guidance.interval(7.5, sigma=(0.1, 1.0))(0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('sentence', list(USAGE))
+def test_calls_that_lack_something(sentence):
+    with pytest.raises(UsageError) as caught:
+        USAGE[sentence]()
+    assert sentence in str(caught.value)
+
+
+def test_rules_add_only_to_rules():
+    with pytest.raises(TypeError, match='unsupported operand'):
+        guidance.CFG() + 3
