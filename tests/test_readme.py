@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -100,6 +101,39 @@ def test_every_link_leads_somewhere():
     links = [link for link in re.findall(r'\]\(([^)#]+)', TEXT) if '://' not in link]
     assert 'docs/pictures/points.png' in links
     assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+def table_of(report: dict) -> str:
+    """The README's table of the numbers of a demo run: percent, with half the width of the 95% interval."""
+    rows = {'`cond_scale`': [f'{one["cond_scale"]:g}' for one in report['scales']]}
+    for title, split, what in (
+        ('prompt satisfied, prompts seen in training', 'seen', 'adherence'),
+        ('prompt satisfied, prompts held out', 'held_out', 'adherence'),
+        ('shape filled, prompts held out', 'held_out', 'coverage'),
+    ):
+        numbers = [one[split][what] for one in report['scales']]
+        rows[title] = [f'{100 * n["mean"]:.0f} ± {50 * (n["high"] - n["low"]):.0f}' for n in numbers]
+    lines = [f'| {title} | {" | ".join(cells)} |' for title, cells in rows.items()]
+    lines.insert(1, '|---' * (len(report['scales']) + 1) + '|')
+    return '\n'.join(lines)
+
+
+def test_the_numbers_are_those_of_the_picture():
+    """After another run of the demo: copy its two files to docs/pictures, and the expected table into the README."""
+    report = json.loads((ROOT / 'docs' / 'pictures' / 'points.json').read_text(encoding='utf-8'))
+    assert table_of(report) in TEXT
+    versions = report['versions']
+    assert f'seed {report["settings"]["seed"]}, Python {versions["python"]}, torch {versions["torch"].partition("+")[0]}' in TEXT
+
+
+def test_the_picture_is_of_the_command_beside_it():
+    """The run was one with the defaults that the demo has now."""
+    from dataclasses import asdict
+
+    from classifier_free_guidance_pytorch.demo.points.settings import Settings
+
+    report = json.loads((ROOT / 'docs' / 'pictures' / 'points.json').read_text(encoding='utf-8'))
+    assert report['settings'] == json.loads(json.dumps(asdict(Settings())))
 
 
 def test_the_table_of_keywords_is_complete():
