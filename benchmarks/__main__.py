@@ -29,7 +29,9 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument('parts', nargs='*', metavar='part', help='what to run (default: every part, and the report)')
     arguments.add_argument('--out', type=Path, default=RESULTS, help='folder of the results (default: benchmarks/results)')
-    arguments.add_argument('--rounds', type=int, default=24, help='rounds in which every call is timed once (default: %(default)s)')
+    arguments.add_argument(
+        '--rounds', type=int, default=24, help='rounds in which every call is timed once (default: %(default)s)'
+    )
     arguments.add_argument('--threads', type=int, help="threads of torch (default: torch's choice)")
     arguments.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu', help='default: %(default)s')
     arguments.add_argument('--dtype', choices=DTYPES, help='default: bfloat16 on a GPU, else float32')

@@ -133,10 +133,11 @@ class OnTokens(nn.Module):
     def forward(self, encodings: Sequence[TextEncoding], drop: Drop) -> tuple[Tensor, ...]:
         """What every layer is handed beside its hiddens."""
         (encoding,) = encodings
+        mask = encoding.mask
         if isinstance(drop, Tensor):
-            mask = encoding.mask & ~drop
-        else:
-            mask = torch.zeros_like(encoding.mask) if drop else encoding.mask
+            mask = mask & ~drop
+        elif drop:
+            mask = torch.zeros_like(mask)
         return self.to_latent_dims[0](encoding.tokens), mask
 
 

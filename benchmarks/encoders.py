@@ -29,7 +29,9 @@ class WordEncoder:
         words = [text.split()[: self.max_text_len] or [''] for text in texts]
         longest = max(map(len, words))
         mask = torch.tensor([[column < len(row) for column in range(longest)] for row in words])
-        tokens = torch.stack([torch.stack([self._feature(row[i] if i < len(row) else '') for i in range(longest)]) for row in words])
+        tokens = torch.stack(
+            [torch.stack([self._feature(row[i] if i < len(row) else '') for i in range(longest)]) for row in words]
+        )
         tokens = tokens * mask[..., None]
         return TextEncoding(tokens, mask, tokens.sum(dim=1) / mask.sum(dim=1, keepdim=True))
 
@@ -59,13 +61,18 @@ def save_t5(folder: Path, tiny: bool = False) -> Path:
         input=str(corpus), model_prefix=str(folder / 'spiece'), vocab_size=200, model_type='unigram', hard_vocab_limit=False,
         num_threads=1, minloglevel=2, pad_id=0, eos_id=1, unk_id=2, bos_id=-1,
     )  # fmt: skip
-    settings = {'tokenizer_class': 'T5Tokenizer', 'eos_token': '</s>', 'unk_token': '<unk>', 'pad_token': '<pad>', 'extra_ids': 100}
+    settings = {
+        'tokenizer_class': 'T5Tokenizer',
+        'eos_token': '</s>',
+        'unk_token': '<unk>',
+        'pad_token': '<pad>',
+        'extra_ids': 100,
+    }
     (folder / 'tokenizer_config.json').write_text(json.dumps(settings), encoding='utf-8')
     sizes = {'d_model': 768, 'd_kv': 64, 'd_ff': 2048, 'num_layers': 12, 'num_heads': 12}
     small = {'d_model': 32, 'd_kv': 8, 'd_ff': 64, 'num_layers': 2, 'num_heads': 4}
-    config = transformers.T5Config(
-        vocab_size=32128, feed_forward_proj='gated-gelu', tie_word_embeddings=False, decoder_start_token_id=0, **(small if tiny else sizes)
-    )  # fmt: skip
+    chosen = small if tiny else sizes
+    config = transformers.T5Config(vocab_size=32128, feed_forward_proj='gated-gelu', tie_word_embeddings=False, **chosen)
     torch.manual_seed(0)
     transformers.T5EncoderModel(config).save_pretrained(folder)
     return folder
@@ -81,13 +88,15 @@ def save_clip(folder: Path, tiny: bool = False) -> Path:
     config = open_clip.get_model_config('ViT-B-32')
     if tiny:
         config = {
-            'embed_dim': 16,
+            'embed_dim': 32,
             'vision_cfg': {'image_size': 32, 'layers': 1, 'width': 64, 'patch_size': 16},
             'text_cfg': {'context_length': 77, 'vocab_size': 49408, 'width': 32, 'heads': 2, 'layers': 2},
         }
     torch.manual_seed(0)
     network = open_clip.CLIP(**config)
-    save_file({name: weight.contiguous() for name, weight in network.state_dict().items()}, folder / 'open_clip_model.safetensors')
+    save_file(
+        {name: weight.contiguous() for name, weight in network.state_dict().items()}, folder / 'open_clip_model.safetensors'
+    )
     stored = {'model_cfg': config, 'preprocess_cfg': {'mean': [0.5] * 3, 'std': [0.5] * 3}}
     (folder / 'open_clip_config.json').write_text(json.dumps(stored), encoding='utf-8')
     return folder

@@ -69,12 +69,16 @@ class Figure:
         return 'met' if self.bar.met_by(self.ratio.median) else 'missed'
 
 
-def timed(case: str, way: str, against: str, ours: list[float], theirs: list[float], bar: Bar | None = None, note: str = '') -> Figure:
+def timed(
+    case: str, way: str, against: str, ours: list[float], theirs: list[float], bar: Bar | None = None, note: str = ''
+) -> Figure:
     """The figure of two calls that were timed in turn."""
     return Figure(case, way, against, ratios(ours, theirs), Spread.of(ours).median, Spread.of(theirs).median, bar=bar, note=note)
 
 
-def counted(case: str, way: str, against: str, ours: float, theirs: float, unit: str, bar: Bar | None = None, note: str = '') -> Figure:
+def counted(
+    case: str, way: str, against: str, ours: float, theirs: float, unit: str, bar: Bar | None = None, note: str = ''
+) -> Figure:
     """A figure without a spread: bytes, operators, graphs."""
     return Figure(case, way, against, Spread.of([ours / theirs]), ours, theirs, unit, bar, note)
 

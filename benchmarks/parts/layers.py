@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks import by_hand
-from benchmarks.networks import fill_zeros
+from benchmarks.bodies import fill_zeros
 from benchmarks.results import Bar, Figure, assert_equal, timed
 from benchmarks.settings import Settings
 from benchmarks.timing import in_turn
@@ -46,7 +46,9 @@ def film_cases(settings: Settings) -> list[Case]:
 def attention_case(settings: Settings) -> Case:
     """Cross-attention with keys made ahead of time, against heads, keys and values written out."""
     batch, length, words, dim, width = (2, 8, 3, 16, 16) if settings.tiny else (4, 1024, 16, 256, 768)
-    x, tokens = (torch.randn(batch, n, d, device=settings.device, dtype=settings.dtype) for n, d in ((length, dim), (words, width)))
+    x, tokens = (
+        torch.randn(batch, n, d, device=settings.device, dtype=settings.dtype) for n, d in ((length, dim), (words, width))
+    )
     mask = torch.arange(words, device=settings.device) < torch.arange(1, batch + 1, device=settings.device)[:, None]
     ours, theirs = CrossAttention(width, dim), by_hand.CrossAttention(width, dim, False)
     fill_zeros(ours)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from benchmarks import by_hand
+from benchmarks.bodies import BODIES, noisy
 from benchmarks.encoders import WordEncoder, texts
-from benchmarks.networks import BODIES, KINDS, noisy, pair
+from benchmarks.networks import KINDS, pair
 from benchmarks.results import Bar, Figure, assert_equal, timed
 from benchmarks.settings import Settings
 from benchmarks.timing import in_turn

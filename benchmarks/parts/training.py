@@ -8,8 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from benchmarks.bodies import noisy
 from benchmarks.encoders import WordEncoder, texts
-from benchmarks.networks import noisy, pair
+from benchmarks.networks import pair
 from benchmarks.results import Bar, Figure, assert_equal, timed
 from benchmarks.settings import Settings
 from benchmarks.timing import in_turn
