@@ -101,12 +101,19 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
     def extrapolated(
         self, cond: BranchCondition, null: BranchCondition, combine: Callable[[Tensor, Tensor], Tensor]
     ) -> BranchCondition:
-        """One branch that combines the attention features of two inside its layers: guidance in one forward pass.
+        """One branch that combines the attention features of two inside its layers: guidance in one forward pass."""
+        raise NotImplementedError
+
+    def check_attention(self) -> None:
+        """Refuse guidance inside cross-attention where there is none.
 
         Raises:
             ConfigError: the conditioner has no attention.
         """
-        raise ConfigError(f'this rule guides inside cross-attention, which a {type(self).__name__} has none of: use attention')
+        raise ConfigError(
+            f'this rule guides inside cross-attention, which a {type(self).__name__} does not have: use an '
+            "AttentionTextConditioner, text_condition_type='attention'"
+        )
 
     @abstractmethod
     def embed_texts(self, texts: Sequence[str]) -> Any:

@@ -190,6 +190,9 @@ class AttentionTextConditioner(TokenConditioner):
         layers: Iterable[Any] = self.conditioners
         return BranchCondition(tuple(layer.condition(tokens, mask) for layer in layers), TextCondReturn(tokens, mask))
 
+    def check_attention(self) -> None:
+        pass
+
     def extrapolated(
         self, cond: BranchCondition, null: BranchCondition, combine: Callable[[Tensor, Tensor], Tensor]
     ) -> BranchCondition:

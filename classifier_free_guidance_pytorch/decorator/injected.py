@@ -63,6 +63,8 @@ class Injected(Runner):
 
     def run(self, call: Call, text: TextInput, options: Options, wanted: Sequence[str]) -> dict[str, list[Any]]:
         conditioner = self.conditioner(call.module)
+        if options.rule.inside_attention:
+            conditioner.check_attention()
         branches = branch_conditions(conditioner, text, wanted, call.batch)
         if options.rule.inside_attention and 'null' in wanted:
             combine = partial(options.rule, scale=options.cond_scale)

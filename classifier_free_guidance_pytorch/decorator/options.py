@@ -72,6 +72,12 @@ class Options:
 
     def __post_init__(self) -> None:
         check_scale(self.cond_scale)
+        for name, values in (self.cfg_routed_kwargs or {}).items():
+            if not isinstance(values, Mapping) and not (isinstance(values, (tuple, list)) and len(values) == 2):
+                raise ConfigError(
+                    f'cfg_routed_kwargs[{name!r}] is a pair (for the conditional pass, for the null pass) or a mapping by '
+                    f'branch, but got {values!r}'
+                )
         self.rule = self._rule()
 
     def _rule(self) -> rules.Rule:

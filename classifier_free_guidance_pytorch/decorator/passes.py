@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.decorator.outputs import entries, is_structured, with_entries
-from classifier_free_guidance_pytorch.errors import ConfigError
 
 # The order in which values for single branches are given: cfg_routed_kwargs={'cache': (for cond, for null)}.
 ROUTED_ORDER = ('cond', 'null')
@@ -52,7 +51,7 @@ class Call:
 
     def run(self, one: Pass) -> Any:
         """One forward pass."""
-        routed = {name: _route(name, values, one.branch) for name, values in self.routed.items()}
+        routed = {name: _route(values, one.branch) for name, values in self.routed.items()}
         return self.fn(self.module, *self.args, **self.kwargs, **routed, **one.keywords)
 
     def run_joined(self, keywords: dict[str, Any], times: int, shared: Sequence[str], names: Sequence[str]) -> list[Any]:
@@ -97,15 +96,10 @@ def _map(value: Any, fn: Callable[[Any], Any]) -> Any:
     return value if all(after[key] is before[key] for key in before) else with_entries(value, after)
 
 
-def _route(name: str, values: Any, branch: str) -> Any:
+def _route(values: Any, branch: str) -> Any:
     """The value that a routed keyword has for one branch; further branches share the conditional's."""
     if isinstance(values, Mapping):
         return values[branch] if branch in values else values.get('cond')
-    if not isinstance(values, (tuple, list)) or len(values) != 2:
-        raise ConfigError(
-            f'cfg_routed_kwargs[{name!r}] is a pair (for the conditional pass, for the null pass) or a mapping by branch, '
-            f'but got {values!r}'
-        )
     return values[ROUTED_ORDER.index(branch) if branch in ROUTED_ORDER else 0]
 
 

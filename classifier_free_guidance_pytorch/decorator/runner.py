@@ -47,11 +47,6 @@ class Runner:
     def weak_pass(self, call: Call, text: TextInput, options: Options, keywords: dict[str, Any]) -> Any:
         """The conditional pass of a weakened model."""
         weak = options.weak
-        if weak is None:
-            raise UsageError(
-                'this rule needs a weak pass: pass weak= a dict of keywords for the forward, a second model, or '
-                'perturbed_attention(...) or skip_layers(...) from the module weak_pass'
-            )
         if isinstance(weak, nn.Module):
             if text.prepared is not None:
                 raise UsageError(
@@ -86,5 +81,11 @@ def wanted_branches(options: Options, batch: int | None) -> tuple[str, ...]:
     if options.weak is not None and 'weak' not in options.rule.needs_of_parts():
         raise ConfigError('weak= was given, but the rule asks for no weak pass: add guidance.Weak(scale) to it')
     progress = (options.guidance_kwargs or {}).get('progress')
+    options.rule.check_state(options.guidance_state)
     wanted = options.rule.branches(scale, options.guidance_state, progress)
+    if options.weak is None and 'weak' in wanted:
+        raise UsageError(
+            'this rule needs a weak pass: pass weak= a dict of keywords for the forward, a second model, or '
+            'perturbed_attention(...) or skip_layers(...) from the module weak_pass'
+        )
     return (*wanted, 'null') if options.return_unconditioned and wanted and 'null' not in wanted else wanted

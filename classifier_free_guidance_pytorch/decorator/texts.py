@@ -132,6 +132,8 @@ def branch_conditions(conditioner: Conditioner[Any], text: TextInput, wanted: Se
     Raises:
         UsageError: a branch needs texts that were not given.
     """
+    if 'negatives' in wanted and not text.has_negatives and text.prepared is None:
+        raise UsageError('this rule steers away from negative texts: pass negative_texts=')
     if text.prepared is not None:
         return _from_prepared(conditioner, text, wanted, batch)
     positives = per_condition(text.texts)
@@ -143,8 +145,6 @@ def branch_conditions(conditioner: Conditioner[Any], text: TextInput, wanted: Se
     if 'cond' in wanted or 'weak' in wanted:
         branches['cond'] = [_dropped(conditioner, features, text.drop_prob, batch)]
     if 'negatives' in wanted:
-        if not text.has_negatives:
-            raise UsageError('this rule steers away from negative texts: pass negative_texts=')
         negatives = [(texts, text.negative_text_embeds) for texts in per_condition(text.negative_texts)]
         branches['negatives'] = [conditioner.condition(_read(conditioner, *one, batch)) for one in negatives]
         branches['null'] = [conditioner.null_branch(features)]

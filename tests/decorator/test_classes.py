@@ -84,7 +84,7 @@ def test_keys_in_a_decorated_model_are_under_text_conditioner():
 
 def test_signatures_say_what_can_be_passed():
     constructor = inspect.signature(MLP).parameters
-    assert list(constructor)[0] == 'dim'
+    assert next(iter(constructor)) == 'dim'
     for name in ('type', 'hidden_dims', 'model_types', 'cond_drop_prob', 'attn_heads', 'text_embed_stem_dim_mult', 'null'):
         assert constructor[f'text_condition_{name}'].kind is inspect.Parameter.KEYWORD_ONLY
     assert constructor['text_condition_type'].default == 'film'
@@ -258,7 +258,7 @@ def test_a_conditioner_that_is_missing_is_asked_for():
         def forward(self, x, cond_fns):
             return cond_fns[0](x)
 
-    with pytest.raises(UsageError, match='Bare has no text conditioner: set self.text_conditioner to one'):
+    with pytest.raises(UsageError, match=r'Bare has no text conditioner: set self.text_conditioner to one'):
         Bare()(noise(3, 6), texts=TEXTS)
 
 

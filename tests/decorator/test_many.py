@@ -53,11 +53,8 @@ def test_perpendicular_negatives(kind, prepared):
             n = model(x, texts=texts)[i] - null[i]
             across += n - (n @ d) / (d @ d) * d
         expected.append(null[i] + 3.0 * (d - across))
-    if prepared:
-        given = {'text_condition': model.prepare(TEXTS, negatives[0])}
-    else:
-        given = {'texts': TEXTS, 'negative_texts': negatives}
-    guided = model(x, **given, cond_scale=3.0, guidance=guidance.PerpNeg())
+    texts = {'text_condition': model.prepare(TEXTS, negatives[0])} if prepared else {'texts': TEXTS, 'negative_texts': negatives}
+    guided = model(x, **texts, cond_scale=3.0, guidance=guidance.PerpNeg())
     torch.testing.assert_close(guided, torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
@@ -78,7 +75,7 @@ def test_conditions_and_rules_that_do_not_fit_each_other():
         ({'texts': TEXTS, 'guidance': guidance.PerpNeg()}, UsageError, 'steers away from negative texts: pass negative_texts='),
         ({'texts': TEXTS, 'guidance': guidance.CFG() + guidance.Weak()}, UsageError, 'needs a weak pass: pass weak= a dict'),
         ({'texts': TEXTS, 'weak': {'extra': None}}, ConfigError, 'asks for no weak pass: add guidance.Weak'),
-        ({'texts': TEXTS, 'guidance': guidance.NAG()}, ConfigError, 'cross-attention, which a TextConditioner has none of'),
+        ({'texts': TEXTS, 'guidance': guidance.NAG()}, ConfigError, 'cross-attention, which a TextConditioner does not have'),
     )
     for call, error, message in cases:
         with pytest.raises(error, match=message):
