@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument('--sample-steps', type=int, metavar='N', help='Euler steps')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, mps')
     parser.add_argument('--seed', type=int, help='the same seed gives the same numbers')
-    parser.add_argument('--threads', type=int, metavar='N', help='CPU threads')
+    parser.add_argument('--threads', type=int, metavar='N', help='CPU threads; more is faster only on an idle machine')
     parser.add_argument('--quick', action='store_true', help=f'a first look in seconds: {_listed(QUICK)}, where not given')
     parser.add_argument('--out', type=Path, default=Path('runs/points'), help='folder for the results (default: %(default)s)')
     for action in parser._actions:

@@ -53,7 +53,7 @@ def test_every_setting_can_be_given():
         *('--model-types', 't5', 'clip', '--model-names', 'a/b', 'c', '--condition', 'attention', '--cond-drop-prob', '0.1'),
         *('--caption-noise', '0.2', '--steps', '7', '--batch-size', '8', '--scales', '0', '2', '--guidance', 'apg'),
         *('--rescale-phi', '0.5', '--interval', '0.1', '0.9', '--negative', 'a star', '--samples', '9', '--sample-steps', '4'),
-        *('--device', 'cpu', '--seed', '3', '--threads', '1'),
+        *('--device', 'cpu', '--seed', '3', '--threads', '2'),
     )
     default = Settings()
     unchanged = [name for name in vars(default) if getattr(settings, name) == getattr(default, name) and name != 'device']
