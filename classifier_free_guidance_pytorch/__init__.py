@@ -1,7 +1,7 @@
 """Text conditioning and guidance for any PyTorch module.
 
-    strings -> encoders -> dropout / null -> conditioning layers -> callables in your forward
-            -> two predictions -> a guidance rule
+strings -> encoders -> dropout / null -> conditioning layers -> callables in your forward
+        -> two predictions -> a guidance rule
 """
 
 from classifier_free_guidance_pytorch import guidance
