@@ -202,6 +202,7 @@ class AttentionTextConditioner(TokenConditioner):
     def null_branch(self, features: Tokens | None = None) -> BranchCondition:
         if self.null == 'empty':
             return self.condition(self.empty())
-        text_cond = TextCondReturn(self.weight.new_zeros(1, 1, self.dim_latent), self.weight.new_zeros(1, 1, dtype=torch.bool))
+        like = self.weight if features is None else features.per_encoder[0][0]  # autocast may have chosen another dtype for it
+        text_cond = TextCondReturn(like.new_zeros(1, 1, self.dim_latent), like.new_zeros(1, 1, dtype=torch.bool))
         layers: Iterable[Any] = self.conditioners
         return BranchCondition(tuple(layer.null_condition() for layer in layers), text_cond)
