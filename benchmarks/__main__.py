@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.parts import PARTS, load
+from benchmarks.report import report
 from benchmarks.results import RESULTS, Result, environment
 from benchmarks.settings import Settings
 from benchmarks.timing import Pace
@@ -28,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arguments.add_argument('parts', nargs='*', metavar='part', help='what to run (default: every part, and the report)')
-    arguments.add_argument('--out', type=Path, default=RESULTS, help='folder of the results (default: benchmarks/results)')
+    arguments.add_argument('--out', type=Path, default=RESULTS, help='folder of cpu/ and cuda/ (default: benchmarks/results)')
     arguments.add_argument(
         '--rounds', type=int, default=24, help='rounds in which every call is timed once (default: %(default)s)'
     )
@@ -70,12 +71,8 @@ def main(arguments: list[str] | None = None) -> None:
     command = shlex.join(('python', '-m', 'benchmarks', *(sys.argv[1:] if arguments is None else arguments)))
     for part in [part for part in chosen.parts or PARTS if part != 'report']:
         result = run(part, settings, command)
-        result.write(chosen.out)
-        for figure in result.figures:
-            print(figure)
+        print(f'{part}: {result.settings["minutes"]} minutes, {result.write(chosen.out / settings.device.type)}')
     if not chosen.parts or 'report' in chosen.parts:
-        from benchmarks.report import report
-
         report(chosen.out)
 
 

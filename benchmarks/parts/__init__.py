@@ -10,6 +10,7 @@ PARTS = {
     'sampling': 'fifty steps with text encoders of real size, against loops by hand and the 0.7.1 release',
     'training': 'a training step against the same by hand',
     'layers': 'single layers and rules against the plain operation',
+    'rules': 'every guidance rule against one torch.lerp, and against diffusers',
     'compile': 'guided steps under torch.compile: one graph, and its speed',
     'imports': 'importing the package against importing torch',
     'memory': 'peak memory of a guided step against the same by hand',
