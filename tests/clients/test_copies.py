@@ -41,7 +41,9 @@ def saved(model):
 
 
 @kinds
-@pytest.mark.parametrize('copied', [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), saved], ids=['deepcopy', 'pickle', 'save'])
+@pytest.mark.parametrize(
+    'copied', [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), saved], ids=['deepcopy', 'pickle', 'save']
+)
 def test_copies_work_and_are_their_own(kind, copied):
     model, x = build(kind), noise(3, 6)
     expected = model(x, **CALL)
@@ -71,7 +73,9 @@ def test_encoder_weights_are_never_written(kind, tiny_t5):
     model, x = with_t5(kind), noise(3, 6)
     expected = model(x, **CALL)
     written = pickle.dumps(model)
-    assert model.inner.weight.detach().numpy().tobytes() in written, 'weights are written in another form than this test looks for'
+    assert model.inner.weight.detach().numpy().tobytes() in written, (
+        'weights are written in another form than this test looks for'
+    )
     for weight in model.text_conditioner.text_models[0].model.parameters():
         assert weight.numpy().tobytes() not in written
     torch.testing.assert_close(pickle.loads(pickle.dumps(model))(x, **CALL), expected)

@@ -137,3 +137,10 @@ def test_text_cond_holds_what_conditions():
     tokens, kept = attention.encode_texts(TEXTS)[0].tokens, attention.encode_texts(TEXTS)[0].mask
     torch.testing.assert_close(embed, attention.to_latent_dims[0](tokens))
     assert torch.equal(mask, kept)
+
+
+def test_the_first_example_of_the_readme(tiny_t5):
+    text_conditioner = TextConditioner(model_types='t5', hidden_dims=(256, 512), hiddens_channel_first=False, cond_drop_prob=0.2)
+    first_condition_fn, second_condition_fn = text_conditioner(['a dog chasing after a ball'])
+    assert first_condition_fn(torch.randn(1, 16, 256)).shape == (1, 16, 256)
+    assert second_condition_fn(torch.randn(1, 16, 512)).shape == (1, 16, 512)
