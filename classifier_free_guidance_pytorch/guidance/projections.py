@@ -122,9 +122,7 @@ def tcfg(cond: Tensor, null: Tensor, scale: Scale) -> Tensor:
     x, y = difference / safe, overlap / safe  # scaled, so that squares neither over- nor underflow
     radius = torch.where(undecided, torch.ones_like(x), x * x + y * y).sqrt()
     cosine, sine = x / radius, y / radius  # of 2t
-    # sin(t)^2 in the form that does not cancel, whichever prediction is the longer
-    squared = torch.where(cosine > 0, sine * sine / (2 * (1 + cosine.clamp_min(0))), (1 - cosine) / 2)
-    squared = torch.where(undecided, torch.ones_like(squared), squared)
+    squared = torch.where(undecided, torch.ones_like(cosine), (1 - cosine) / 2)  # sin(t)^2
     s = aligned(scale, c)
     return torch.addcmul(c * (s + (1 - s) * (sine / 2)), u, (1 - s) * squared).to(cond.dtype)
 
