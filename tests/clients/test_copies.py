@@ -28,9 +28,13 @@ class Reader(nn.Module):
         self.inner = nn.Linear(dim, dim)
 
     def forward(self, x, cond_fns, raw_text_cond):
-        embed, mask = raw_text_cond
+        embed = raw_text_cond.embed
         h = cond_fns[0](self.inner(x))
         return h if embed is None else h + embed.flatten(1).mean(dim=1, keepdim=True)
+
+
+def pickled(model):
+    return pickle.loads(pickle.dumps(model))
 
 
 def saved(model):
