@@ -248,6 +248,17 @@ def test_inputs_are_not_written_to(name):
         assert torch.equal(now, then)
 
 
+@every_rule
+def test_no_rule_waits_for_a_device(name):
+    """On the meta device there are no values: whatever looks at one fails, as it would wait for an accelerator."""
+    rule = CASES[name]
+    batch = inputs(rule, RANKS[4]).map(lambda tensor: tensor.to('meta'))
+    scale = torch.ones(3, device='meta')
+    for wanted in (rule.branches(scale, rule.init_state(), 0.5), rule.branches(3.5, rule.init_state(), 0.5)):
+        assert 'null' in wanted or 'weak' in wanted
+    assert call(rule, batch, scale).shape == RANKS[4]
+
+
 # 6. torch.compile gives one graph over all steps with a changing tensor scale.
 
 
