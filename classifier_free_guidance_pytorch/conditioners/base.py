@@ -213,6 +213,7 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         """The frozen encoders' output, one `TextEncoding` per encoder: store it, and train on it as `text_embeds`."""
         return self.source.encode(texts, self.weight.device, self.weight.dtype, remember=not self.training)
 
+    @torch.inference_mode(False)  # ordinary tensors, which may meet others that require a gradient
     @torch.no_grad()
     def prepare(
         self,

@@ -31,7 +31,8 @@ class Call:
     """One call of a decorated function: the function, its module, and the arguments that its branches share.
 
     Attributes:
-        sample: the first tensor argument; for a denoiser the noisy sample.
+        sample: the first tensor argument of two or more dimensions, for a denoiser the noisy sample and not its time; else the
+            first of one.
         batch: its leading dimension; None without a tensor argument.
     """
 
@@ -44,10 +45,10 @@ class Call:
     batch: int | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        for value in (*self.args, *self.kwargs.values()):
-            if isinstance(value, Tensor) and value.ndim > 0:
-                self.sample, self.batch = value, value.shape[0]
-                return
+        tensors = [value for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor) and value.ndim > 0]
+        if tensors:
+            self.sample = ([tensor for tensor in tensors if tensor.ndim > 1] or tensors)[0]
+            self.batch = self.sample.shape[0]
 
     def run(self, one: Pass) -> Any:
         """One forward pass."""

@@ -40,7 +40,7 @@ class Runner:
         return put_back(flat, guided_prediction, options.guide)
 
     def rule_keywords(self, call: Call, options: Options) -> dict[str, Any]:
-        """What a rule takes beside predictions; the noisy sample is the first tensor argument, unless said otherwise."""
+        """What a rule takes beside predictions; the noisy sample is the call's, unless said otherwise."""
         inputs = {'scale': options.cond_scale, 'state': options.guidance_state, 'x': call.sample}
         return {**inputs, **options.guidance_kwargs} if options.guidance_kwargs else inputs
 

@@ -96,6 +96,16 @@ def test_prepared_conditions_carry_no_gradient(kind):
     assert not any(t.requires_grad for layer in (*prepared.cond.layers, *prepared.null.layers) for t in vars(layer).values())
 
 
+@kinds
+def test_what_was_prepared_in_inference_mode_meets_hiddens_that_need_a_gradient(kind):
+    conditioner = make(kind)
+    with torch.inference_mode():
+        prepared = conditioner.prepare(TEXTS)
+    hiddens = noise(3, 6).requires_grad_()
+    conditioner.bind(prepared.cond)[0](hiddens).sum().backward()
+    assert hiddens.grad.any()
+
+
 def stale_by_optimizer(conditioner):
     optimizer = torch.optim.SGD(conditioner.parameters(), lr=0.1)
     conditioner.train()(TEXTS)[0](noise(3, 6)).sum().backward()

@@ -134,3 +134,24 @@ def test_positional_arguments_around_the_injected_ones():
     torch.testing.assert_close(model(x, times, 2.0, texts=TEXTS, cond_scale=3.0, cfg_batched=True), by_name)
     with pytest.raises(TypeError, match='4 positional arguments were given, but only'):
         model(x, times, 2.0, 1, texts=TEXTS)
+
+
+@pytest.mark.parametrize('times', [torch.tensor(0.5), torch.tensor([0.5]), torch.rand(3)], ids=['number', 'one', 'each'])
+def test_the_batch_is_that_of_the_sample_and_not_of_its_time(times):
+    """Flow models are called with their time first."""
+
+    class Flow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.text_conditioner = TextConditioner((4,), [TinyEncoder()])
+
+        @classifier_free_guidance
+        def forward(self, t, x, cond_fns):
+            return cond_fns[0](x) * t.reshape(-1, 1)
+
+    model, x = randomised(Flow()).eval(), noise(3, 4)
+    expected = model(times, x) + 3.0 * (model(times, x, texts=TEXTS) - model(times, x))
+    for call in ({}, {'cfg_batched': True}):
+        torch.testing.assert_close(model(times, x, texts=TEXTS, cond_scale=3.0, **call), expected)
+    at = {'guidance': guidance.CFG().in_x0('flow'), 'guidance_kwargs': {'sigma': 0.5}}
+    torch.testing.assert_close(model(times, x, texts=TEXTS, cond_scale=3.0, **at), expected)
