@@ -30,9 +30,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from classifier_free_guidance_pytorch.demo.mini.hints import Hints
 from classifier_free_guidance_pytorch.demo.mini.pairs import draw_pairs, draw_pictures, words
 from classifier_free_guidance_pytorch.demo.mini.retrieval import one_word, retrieval
 from classifier_free_guidance_pytorch.demo.mini.towers import (
+    CHANNELS,
     IMAGE_WEIGHTS,
     TEXT_WEIGHTS,
     JointSpace,
@@ -40,10 +42,12 @@ from classifier_free_guidance_pytorch.demo.mini.towers import (
     build_tokenizer,
     pool,
 )
+from classifier_free_guidance_pytorch.demo.muon import muon_and_adam
+from classifier_free_guidance_pytorch.demo.shapes import Scene
 
 FORGOTTEN = 0.015  # share of words hidden as [UNK] in training, so that an unknown word does little harm
 SHARPEST = 100.0
-DEFAULTS: dict[str, Any] = {'steps': 1600, 'batch': 128, 'seed': 0, 'lr': 1.5e-3, 'device': 'cpu'}
+DEFAULTS: dict[str, Any] = {'steps': 1600, 'batch': 128, 'seed': 0, 'lr': 0.02, 'device': 'cpu'}
 
 
 @dataclass
@@ -53,7 +57,8 @@ class Run:
     text_tower: Any
     tokenizer: Any
     space: JointSpace
-    optimizer: torch.optim.Optimizer
+    hints: Hints
+    optimizers: list[torch.optim.Optimizer]
     device: torch.device
     step: int = 0
 
@@ -65,54 +70,60 @@ class Run:
             hidden = torch.rand(ids.shape, generator=torch.Generator().manual_seed(seed)) < forget
             ids = ids.masked_fill(hidden & (ids > self.tokenizer.eos_token_id), self.tokenizer.unk_token_id)
         ids, mask = ids.to(self.device), mask.to(self.device)
-        return pool(self.text_tower(input_ids=ids, attention_mask=mask).last_hidden_state, mask)
+        order = mask.sum(1).argsort()
+        parts = []
+        for rows in order.chunk(2):  # the shorter and the longer half apart: less padding to compute
+            length = int(mask[rows].sum(1).max())
+            own_ids, own_mask = ids[rows, :length], mask[rows, :length]
+            parts.append(pool(self.text_tower(input_ids=own_ids, attention_mask=own_mask).last_hidden_state, own_mask))
+        return torch.cat(parts)[order.argsort()]
 
 
 def build(seed: int, lr: float, device: str) -> Run:
-    """Fresh towers, and an optimizer that decays matrices only."""
+    """Fresh towers and their optimizers: Muon for matrices, AdamW for the rest."""
     torch.manual_seed(seed)
     tokenizer = build_tokenizer()
     text_tower = build_text_tower(len(tokenizer)).to(device)
     space = JointSpace().to(device, memory_format=torch.channels_last)  # convolves a quarter faster on a CPU
-    parameters = [*text_tower.named_parameters(), *space.named_parameters()]
-    decayed = [p for name, p in parameters if p.ndim > 1 and 'embedding' not in name]
-    kept = [p for name, p in parameters if p.ndim <= 1 or 'embedding' in name]
-    groups = [{'params': decayed, 'weight_decay': 0.05}, {'params': kept, 'weight_decay': 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
-    return Run(text_tower, tokenizer, space, optimizer, torch.device(device))
+    hints = Hints(CHANNELS).to(device)
+    optimizers = muon_and_adam(text_tower, space, hints, lr=lr)
+    return Run(text_tower, tokenizer, space, hints, optimizers, torch.device(device))
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Up over the first 5%, at most 100 steps, then down along a cosine."""
+def learning_rate(step: int, steps: int) -> float:
+    """A share of the peak: up over the first 5%, at most 100 steps, then down along a cosine."""
     warmup = max(1, min(100, steps // 20))
     if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * (0.01 + 0.99 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2)
+        return (step + 1) / warmup
+    return 0.01 + 0.99 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
 
 
-def contrastive_loss(space: JointSpace, images: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
+def contrastive_loss(space: JointSpace, features: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
     """Each caption should choose its picture among the batch's, and each picture its caption; also the share that do."""
     sharpness = space.log_sharpness.exp().clamp(max=SHARPEST)
-    match = sharpness * space.place_texts(pooled) @ space.place_images(images).T
+    match = sharpness * space.place_texts(pooled) @ F.normalize(features, dim=-1).T
     own = torch.arange(len(match), device=match.device)
     loss = (F.cross_entropy(match, own) + F.cross_entropy(match.T, own)) / 2
     return loss, (match.argmax(1) == own).float().mean()
 
 
-def train_step(run: Run, steps: int, batch: int, seed: int, lr: float) -> tuple[float, float]:
+def train_step(run: Run, steps: int, batch: int, seed: int) -> tuple[float, float]:
     """One step; what it sees depends on the seed and the number of the step alone."""
     rng = Random(f'mini/{seed}/{run.step}')
     pairs = draw_pairs(rng, batch)
     images = draw_pictures(pairs, rng).to(run.device)
     captions = [pair.caption + '.' * (rng.random() < 0.1) for pair in pairs]
     pooled = run.embed(captions, FORGOTTEN, rng.getrandbits(62))
-    loss, right = contrastive_loss(run.space, images, pooled)
-    for group in run.optimizer.param_groups:
-        group['lr'] = learning_rate(run.step, steps, lr)
-    run.optimizer.zero_grad()
-    loss.backward()
+    seen = run.space.image_tower.see(images)
+    loss, right = contrastive_loss(run.space, run.space.image_tower.understand(seen), pooled)
+    hints = run.hints.loss(seen, [pair.plan if isinstance(pair.meaning, Scene) else None for pair in pairs])
+    (loss + hints).backward()
     nn.utils.clip_grad_norm_([*run.text_tower.parameters(), *run.space.parameters()], 1.0)
-    run.optimizer.step()
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group['lr'] = group['initial_lr'] * learning_rate(run.step, steps)
+        optimizer.step()
+        optimizer.zero_grad()
     run.step += 1
     return loss.item(), right.item()
 
@@ -124,7 +135,8 @@ def save_checkpoint(run: Run, path: Path, settings: dict[str, Any]) -> None:
         'step': run.step,
         'text_tower': run.text_tower.state_dict(),
         'space': run.space.state_dict(),
-        'optimizer': run.optimizer.state_dict(),
+        'hints': run.hints.state_dict(),
+        'optimizers': [optimizer.state_dict() for optimizer in run.optimizers],
     }
     torch.save(state, path.with_suffix('.part'))
     path.with_suffix('.part').replace(path)
@@ -139,7 +151,9 @@ def load_checkpoint(run: Run, path: Path, settings: dict[str, Any]) -> None:
         raise SystemExit(f'{path} was made with {state["settings"]}, not {settings}. Resume with the same settings.')
     run.text_tower.load_state_dict(state['text_tower'])
     run.space.load_state_dict(state['space'])
-    run.optimizer.load_state_dict(state['optimizer'])
+    run.hints.load_state_dict(state['hints'])
+    for optimizer, saved in zip(run.optimizers, state['optimizers'], strict=True):
+        optimizer.load_state_dict(saved)
     run.step = state['step']
 
 
@@ -268,7 +282,7 @@ def main(
         load_checkpoint(run, checkpoint, settings)
     with tqdm(total=steps, initial=run.step, desc='mini', mininterval=2) as bar:
         while run.step < steps:
-            loss, right = train_step(run, steps, batch, seed, lr)
+            loss, right = train_step(run, steps, batch, seed)
             bar.set_postfix(loss=f'{loss:.3f}', right=f'{right:.0%}')
             bar.update()
             if run.step % every == 0 or run.step == steps:
@@ -288,7 +302,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument('--steps', type=int, default=DEFAULTS['steps'], help='training steps (default: %(default)s)')
     parser.add_argument('--batch', type=int, default=DEFAULTS['batch'], help='pairs in a step (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=DEFAULTS['seed'], help='of weights and pictures (default: %(default)s)')
-    parser.add_argument('--lr', type=float, default=DEFAULTS['lr'], help='peak learning rate (default: %(default)s)')
+    parser.add_argument(
+        '--lr', type=float, default=DEFAULTS['lr'], help='peak learning rate of the matrices (default: %(default)s)'
+    )
     parser.add_argument('--device', default=DEFAULTS['device'], help='cpu, cuda, ... (default: %(default)s)')
     parser.add_argument('--out', default='runs/mini', help='output folder (default: %(default)s)')
     parser.add_argument('--resume', action='store_true', help='continue from the checkpoint in the output folder')

@@ -26,7 +26,7 @@ from ..shapes.render import render
 from ..shapes.words import BACKGROUNDS, COLOURS, OPPOSITE, PLACES, SHAPES, SIZES
 
 PIXELS = 32
-WORLDS: dict[str, float] = {'shapes': 0.62, 'points': 0.28, 'moving': 0.10}  # the share of each in the training set
+WORLDS: dict[str, float] = {'shapes': 0.75, 'points': 0.17, 'moving': 0.08}  # the share of each in the training set
 MOVES: dict[str, tuple[float, float]] = {'left': (-1, 0), 'right': (1, 0), 'up': (0, -1), 'down': (0, 1)}
 POINTS = (250, 600)
 
@@ -58,7 +58,8 @@ def _sibling_scene(scene: Scene, rng: Random) -> Scene:
     rest = [(-1, name) for name in ('relation', 'place', 'background') if getattr(scene, name) is not None]
     index, name = rng.choice(rest if rest and rng.random() < 0.5 else words)
     if name == 'relation':
-        return replace(scene, relation=_another(OPPOSITE, scene.relation, rng))
+        opposite = OPPOSITE[str(scene.relation)]  # which is which is the hardest lesson: ask it most
+        return replace(scene, relation=opposite if rng.random() < 0.6 else _another(OPPOSITE, scene.relation, rng))
     if name == 'place':
         return replace(scene, place=_another(PLACES, scene.place, rng))
     if name == 'background':

@@ -50,7 +50,7 @@ def test_two_steps_leave_every_file(trained):
 def test_what_is_exported_is_what_was_trained(script, trained):
     out, _ = trained
     folder = str(out / 'mini_weights')
-    run = script.build(0, 1e-3, 'cpu')
+    run = script.build(0, 0.02, 'cpu')
     script.load_checkpoint(run, out / 'checkpoint.pt', {'steps': 2, 'batch': 16, 'seed': 0, 'lr': script.DEFAULTS['lr']})
     captions = ['a red circle', 'Three yellow triangles on a dark background.']
     tokenizer = read_tokenizer('mini', folder)
@@ -93,8 +93,8 @@ def test_an_interrupted_run_resumes_to_the_same_weights(script, tmp_path, monkey
 
 
 def test_a_few_steps_lower_the_loss(script):
-    run = script.build(0, 2e-3, 'cpu')
-    losses = [script.train_step(run, 20, 24, 0, 2e-3)[0] for _ in range(20)]
+    run = script.build(0, 0.02, 'cpu')
+    losses = [script.train_step(run, 20, 24, 0)[0] for _ in range(20)]
     assert sum(losses[-4:]) < sum(losses[:4]) - 0.5
 
 
