@@ -79,6 +79,10 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         """The features of what `embed_texts` returned."""
 
     @abstractmethod
+    def nothing(self) -> Features:
+        """The features of one text that is not there, to be dropped: for a training step without texts."""
+
+    @abstractmethod
     def count(self, features: Features) -> int:
         """How many texts the features describe."""
 

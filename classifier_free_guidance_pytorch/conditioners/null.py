@@ -58,6 +58,9 @@ class NullConditioner(Conditioner[None]):
         self.embed_texts(texts)
         return ()
 
+    def nothing(self) -> None:
+        return None
+
     def count(self, features: None) -> int:
         return 1
 

@@ -71,6 +71,9 @@ class PooledConditioner(Conditioner[Tensor]):
             )
         return embeds.to(self.weight)
 
+    def nothing(self) -> Tensor:
+        return self.weight.new_zeros(1, self.dim_latent)
+
     def count(self, features: Tensor) -> int:
         return features.shape[0]
 

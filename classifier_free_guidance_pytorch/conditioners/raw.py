@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import torch
-
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.text_source import TextSource
 from classifier_free_guidance_pytorch.conditioners.tokens import TokenConditioner, Tokens
@@ -66,7 +64,5 @@ class TextEmbeddingReturner(TokenConditioner):
     def null_branch(self, features: Tokens | None = None) -> BranchCondition:
         if self.null == 'empty':
             return self.condition(self.empty())
-        if features is None:  # no text was ever given: one token, masked out
-            one = self.weight.new_zeros(1, 1, self.dim_latent)
-            features = Tokens(((one, torch.zeros(1, 1, dtype=torch.bool, device=one.device)),))
+        features = self.nothing() if features is None else features
         return self.condition(self.drop(features, features.per_encoder[0][1].new_zeros(self.count(features), 1)))

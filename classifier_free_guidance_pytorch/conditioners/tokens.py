@@ -94,6 +94,12 @@ class TokenConditioner(Conditioner[Tokens]):
             )
         return Tokens(((embed.to(self.weight), mask.to(self.weight.device)),))
 
+    def nothing(self) -> Tokens:
+        weight = self.weight
+        mask = torch.zeros(1, 1, dtype=torch.bool, device=weight.device)
+        pairs = zip(self.to_latent_dims, self.source.dims_latent, strict=True)
+        return Tokens(tuple((project(weight.new_zeros(1, 1, dim)), mask) for project, dim in pairs))
+
     def count(self, features: Tokens) -> int:
         return features.per_encoder[0][0].shape[0]
 

@@ -118,7 +118,7 @@ def training_branch(conditioner: Conditioner[Any], text: TextInput, batch: int |
         )
     if text.is_empty:
         if text.drop_prob is not None and drops_all(text.drop_prob):
-            return conditioner.null_branch()
+            return conditioner.branch(conditioner.nothing(), 1.0)
         raise UsageError(
             'no texts were given in training: pass texts= (or text_embeds=), or say that this step is unconditional with '
             'cond_drop_prob=1.'

@@ -202,3 +202,22 @@ def test_arguments_are_only_ever_regrouped_on_request():
     scales = torch.tensor([1.0, 3.0, 1.0])
     expected = null + scales[:, None] * (cond - null)
     torch.testing.assert_close(model(x, cond_scale=scales, **call), expected, rtol=1e-5, atol=1e-5)
+
+
+@classifier_free_guidance_class_decorator
+class Counter(nn.Module):
+    """Tells how many tokens it may read."""
+
+    def forward(self, x, raw_text_cond):
+        return x + raw_text_cond.mask.sum(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize('kind', ['attention', 'raw'])
+def test_masks_of_joined_branches_grow_by_padding_alone(kind):
+    model, x = build(kind, cls=Counter), noise(3, 6)
+    negatives = ['a much longer text than any of the others here is']
+    counted = torch.tensor([[4.0], [2.0], [7.0]])
+    expected = x + 11 + 3.0 * (counted - 11)
+    for batched in (False, True):
+        guided = model(x, texts=TEXTS, negative_texts=negatives, cond_scale=3.0, cfg_batched=batched)
+        torch.testing.assert_close(guided, expected)
