@@ -83,7 +83,7 @@ class UNet(Body):
 
     channel_first = True
 
-    def __init__(self, dim: int = 88, side: int = 32, channels: int = 3) -> None:
+    def __init__(self, dim: int = 88, side: int = 16, channels: int = 4) -> None:
         super().__init__()
         self.shape = (channels, side, side)
         dims, time = (dim, dim * 2, dim * 4), dim * 4

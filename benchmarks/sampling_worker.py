@@ -157,6 +157,7 @@ def main() -> None:
     setup = json.loads(sys.argv[1])
     if setup['baseline']:
         use_baseline(setup['baseline'])
+    torch.set_num_threads(setup['threads'])
     networks = {name: build(name, setup) for name in setup['networks']}
     if not setup['baseline']:
         for name, network in networks.items():

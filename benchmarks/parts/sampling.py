@@ -91,6 +91,7 @@ def measure(settings: Settings) -> list[Figure]:
         setup = {
             't5': str(save_t5(folder / 't5', settings.tiny)), 'clip': str(save_clip(folder / 'clip', settings.tiny)),
             'weights': str(folder), 'networks': list(BATCH), 'tiny': settings.tiny, 'device': str(settings.device),
+            'threads': torch.get_num_threads(),
         }  # fmt: skip
         with workers(setup, baseline, folder) as (new, old):
             return [figure for network in BATCH for figure in figures_of(network, new, old, folder, settings)]

@@ -17,7 +17,7 @@ from benchmarks.settings import Settings
 from benchmarks.timing import in_turn
 
 SCALE = 3.0
-BATCH = {'MLP': 4, 'U-Net': 2, 'transformer': 4}
+BATCH = {'MLP': 4, 'U-Net': 2, 'transformer': 2}
 AGAINST = 'two passes by hand'
 
 Ways = dict[str, Callable[[], torch.Tensor]]
