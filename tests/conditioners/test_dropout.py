@@ -74,7 +74,7 @@ def test_the_short_way_to_the_null_equals_the_long_way(kind, null):
     for index, hiddens in enumerate((noise(3, 6, 4), noise(3, 4, 2, 2))):
         short = conditioner(TEXTS, cond_drop_prob=1.0)[index](hiddens)
         long = conditioner(TEXTS, cond_drop_prob=torch.ones(3))[index](hiddens)
-        torch.testing.assert_close(short, long, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(short, long, rtol=1e-5, atol=1e-5)
 
 
 def test_the_three_nulls_are_what_they_say():

@@ -68,7 +68,7 @@ def test_a_sample_does_not_know_its_batch(kind, texts):
     hiddens = noise(len(texts), 6, 3)
     batched = conditioner(texts)[0](hiddens)
     alone = [conditioner([text])[0](hiddens[i : i + 1]) for i, text in enumerate(texts)]
-    torch.testing.assert_close(batched, torch.cat(alone), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(batched, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
 def test_raw_embeddings_of_a_text_do_not_know_their_batch():

@@ -22,7 +22,7 @@ def test_the_formula_at_every_scale(kind, scale):
     model, x = build(kind), noise(3, 6)
     cond, null = branches(model, x)
     expected = null + scale * (cond - null)
-    torch.testing.assert_close(model(x, texts=TEXTS, cond_scale=scale), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model(x, texts=TEXTS, cond_scale=scale), expected, rtol=1e-4, atol=1e-5)
     assert kind == 'null' or not torch.allclose(cond, null)
 
 
@@ -32,7 +32,7 @@ def test_one_scale_per_sample(kind):
     cond, null = branches(model, x)
     for scales in (torch.tensor([0.0, 1.0, 4.0]), torch.tensor([[-1.0], [1.0], [2.0]])):
         expected = null + scales.view(3, 1) * (cond - null)
-        torch.testing.assert_close(model(x, texts=TEXTS, cond_scale=scales), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(model(x, texts=TEXTS, cond_scale=scales), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_the_null_prediction_is_returned_at_every_scale(kind, scale):
     cond, null = branches(model, x)
     guided, returned = model(x, texts=TEXTS, cond_scale=scale, return_unconditioned=True)
     torch.testing.assert_close(returned, null)
-    torch.testing.assert_close(guided, null + scale * (cond - null), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(guided, null + scale * (cond - null), rtol=1e-4, atol=1e-5)
 
 
 def test_the_null_prediction_is_returned_without_texts():
@@ -148,7 +148,7 @@ def test_a_sample_is_guided_alone_as_in_its_batch(kind):
     call = {'cond_scale': 3.0, 'rescale_phi': 0.6, 'remove_parallel_component': True}
     batched = model(x, texts=TEXTS, **call)
     alone = [model(x[i : i + 1], texts=TEXTS[i : i + 1], **call) for i in range(3)]
-    torch.testing.assert_close(batched, torch.cat(alone), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(batched, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('shape', [(3, 6), (3, 2, 6), (3, 2, 2, 6)], ids=str)
@@ -161,7 +161,7 @@ def test_rescaling_is_per_sample_over_everything_but_the_batch(shape):
         g = u + 4.0 * (c - u)
         expected.append(0.7 * g * c.flatten().std() / g.flatten().std() + 0.3 * g)
     guided = model(x, texts=TEXTS, cond_scale=4.0, rescale_phi=0.7)
-    torch.testing.assert_close(guided.double(), torch.stack(expected), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(guided.double(), torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_rescaling_stays_finite_for_one_feature_and_for_constants():
@@ -184,7 +184,7 @@ def test_the_parallel_part_of_the_update_is_removed(frac):
         along = (d @ c) / (c @ c) * c
         expected.append(c + 2.0 * (d - along + frac * along))
     guided = model(x, texts=TEXTS, cond_scale=3.0, remove_parallel_component=True, keep_parallel_frac=frac)
-    torch.testing.assert_close(guided.double(), torch.stack(expected), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(guided.double(), torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_a_rule_is_handed_what_the_caller_says():
