@@ -6,6 +6,7 @@ A post-step is any callable `(guided, cond) -> Tensor`. Those here are frozen an
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -36,27 +37,29 @@ def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
     return (widened(guided) * factor).to(guided.dtype)
 
 
-def renorm(guided: Tensor, cond: Tensor, r: float = 1.0, lo: float = 0.0, dim: Dims = None) -> Tensor:
-    """Never let the guided prediction outgrow `cond`: `g * clamp(r * |c| / |g|, lo, 1)`.
+def renorm(guided: Tensor, cond: Tensor, r: float = 1.0, lo: float = 0.0, dim: Dims = None, hi: float = 1.0) -> Tensor:
+    """Keep the guided prediction as long as `cond`: `g * clamp(r * |c| / |g|, lo, hi)`.
 
     Args:
         guided: Guided prediction `g`, `(b, ...)`.
         cond: Conditional prediction `c`, same shape.
         r: How many times as long as `cond` it may be.
-        lo: The smallest factor allowed; 1 switches renormalisation off.
-        dim: Dimensions of a vector: all but the batch (Lumina2), or -1 for tokens `(b, n, d)` (Qwen-Image, LongCat).
+        lo: The smallest factor allowed; 1 switches shortening off.
+        dim: Dimensions of a vector: all but the batch, or -1 for the tokens of `(b, n, d)`, as the pipelines cited below do.
+        hi: The largest factor allowed: 1 (LongCat-Image) only shortens, `math.inf` (Lumina-Image 2.0, Qwen-Image) also
+            lengthens.
 
     Returns:
         The renormalised prediction, in the shape and dtype of `guided`.
 
-    CFG renormalisation, as in Lumina-Image 2.0 (arXiv 2503.21758) and Qwen-Image (arXiv 2508.02324).
+    CFG renormalisation: Lumina-Image 2.0, arXiv 2503.21758; Qwen-Image, arXiv 2508.02324.
 
     >>> import torch
     >>> renorm(torch.tensor([[6., 8.]]), torch.tensor([[3., 4.]]))
     tensor([[3., 4.]])
     """
     check_alike('renorm', (('guided', guided), ('cond', cond)))
-    factor = (r * ratio(norm(cond, dim), norm(guided, dim), otherwise=1.0)).clamp(lo, 1.0)
+    factor = (r * ratio(norm(cond, dim), norm(guided, dim), otherwise=1.0)).clamp(lo, hi)
     return (widened(guided) * factor).to(guided.dtype)
 
 
@@ -82,27 +85,30 @@ class Rescale:
 
 @dataclass(frozen=True)
 class Renorm:
-    """The post-step `renorm(guided, cond, r, lo, dim)`.
+    """The post-step `renorm(guided, cond, r, lo, dim, hi)`.
 
     >>> Renorm(dim=-1)
-    Renorm(r=1.0, lo=0.0, dim=-1)
+    Renorm(r=1.0, lo=0.0, dim=-1, hi=1.0)
     """
 
     r: float = 1.0
     lo: float = 0.0
     dim: Dims = None
+    hi: float = 1.0
 
     def __post_init__(self) -> None:
         check_number('Renorm', 'r', self.r, 0)
         check_number('Renorm', 'lo', self.lo, 0, 1)
+        if self.hi != math.inf:
+            check_number('Renorm', 'hi', self.hi, 1)
 
     @property
     def keeps_cond(self) -> bool:
         """Whether a guided prediction equal to `cond` passes unchanged."""
-        return self.r >= 1
+        return max(self.lo, min(self.r, self.hi)) == 1
 
     def __call__(self, guided: Tensor, cond: Tensor) -> Tensor:
-        return renorm(guided, cond, self.r, self.lo, self.dim)
+        return renorm(guided, cond, self.r, self.lo, self.dim, self.hi)
 
 
 def rescale_to_cond(phi: float = 0.7) -> Rescale:
@@ -120,18 +126,19 @@ def rescale_to_cond(phi: float = 0.7) -> Rescale:
     return Rescale(phi)
 
 
-def renorm_to_cond(r: float = 1.0, lo: float = 0.0, dim: Dims = None) -> Renorm:
-    """Make the post-step that keeps the guided prediction no longer than `r` times the conditional one.
+def renorm_to_cond(r: float = 1.0, lo: float = 0.0, dim: Dims = None, hi: float = 1.0) -> Renorm:
+    """Make the post-step that keeps the guided prediction as long as the conditional one.
 
     Args:
         r: How many times as long it may be.
         lo: The smallest factor allowed, in [0, 1].
         dim: Dimensions of a vector, all but the batch by default.
+        hi: The largest factor allowed, at least 1: 1 only shortens, `math.inf` sets the length.
 
     Returns:
         A post-step for `rule.then(...)`.
 
     >>> renorm_to_cond(dim=-1)
-    Renorm(r=1.0, lo=0.0, dim=-1)
+    Renorm(r=1.0, lo=0.0, dim=-1, hi=1.0)
     """
-    return Renorm(r, lo, dim)
+    return Renorm(r, lo, dim, hi)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 from .checks import Scale
 from .many_rules import Chain, Weak
-from .post_steps import rescale_to_cond
+from .post_steps import renorm_to_cond, rescale_to_cond
 from .rule import Rule
-from .rules import CFG, FDG, NAG
+from .rules import CFG, FDG, NAG, RAAG
 from .schedules import Schedule, interval
 
 
@@ -39,9 +40,22 @@ PRESETS: dict[str, Preset] = {
     'rescale': Preset(
         CFG().then(rescale_to_cond(0.7)), 7.5, 'Stable Diffusion 2.1-v, zero terminal SNR', 'arXiv 2305.08891, section 3.4'
     ),
-    'interval-sdxl': Preset(CFG(), interval(7.5, sigma=(0.28, 5.42)), 'Stable Diffusion XL', 'arXiv 2404.07724'),
+    'interval-sdxl': Preset(
+        CFG(),
+        interval(7.5, sigma=(0.28, 5.42)),
+        'Stable Diffusion XL',
+        'arXiv 2404.07724 (the interval; the scale is the usual one)',
+    ),
     'fdg-sdxl': Preset(FDG((10.0, 5.0)), 10.0, 'Stable Diffusion XL', 'arXiv 2506.19713, table 8'),
+    'raag': Preset(RAAG(8.0), 10.0, 'flow models', 'arXiv 2508.03442, as set in diffusers'),
+    'qwen-image': Preset(
+        CFG().then(renorm_to_cond(dim=-1, hi=math.inf)),
+        4.0,
+        'Qwen-Image, on tokens (b, n, d)',
+        'arXiv 2508.02324, as in diffusers',
+    ),
     'instruct-pix2pix': Preset(Chain((1.5, 7.5)), 7.5, 'InstructPix2Pix', 'arXiv 2211.09800'),
+    'guidance-edm2-xxl': Preset(CFG(), 1.2, 'EDM2-XXL on ImageNet-512, FID, null by EDM2-XS', 'arXiv 2312.02696'),
     'autoguidance-edm2-s': Preset(Weak(1.1), 1.0, 'EDM2-S on ImageNet-512, FID', 'arXiv 2406.02507 (guidance 2.10)'),
     'autoguidance-edm2-xxl': Preset(Weak(1.05), 1.0, 'EDM2-XXL on ImageNet-512, FID', 'arXiv 2406.02507 (guidance 2.05)'),
     'nag-flux': Preset(NAG(tau=2.5, alpha=0.25), 5.0, 'FLUX.1-schnell', 'arXiv 2505.21179'),

@@ -113,7 +113,7 @@ def tcfg(cond: Tensor, null: Tensor, scale: Scale) -> Tensor:
     """
     check_alike('tcfg', (('cond', cond), ('null', null)))
     c, u = widened(cond), widened(null)
-    difference = dot(c - u, c + u)  # |c|^2 - |u|^2, without cancellation where c is near u
+    difference = squared_norm(c) - squared_norm(u)
     overlap = 2 * dot(c, u)
     # Where both vanish every direction is as good: u' = u. `safe` keeps the gradient of the square root finite there.
     undecided = (difference == 0) & (overlap == 0)

@@ -40,6 +40,7 @@ CASES: dict[str, Rule] = {
     'Sum with memory': guidance.APG(momentum=0.3) + guidance.CFG() + guidance.APG(momentum=-0.5),
     'Then rescale': guidance.APG(norm=0.9).then(guidance.rescale_to_cond(0.7)),
     'Then renorm': guidance.CFG().then(guidance.renorm_to_cond(0.8, lo=0.1)),
+    'Then set length': guidance.CFG().then(guidance.renorm_to_cond(dim=-1, hi=float('inf'))),
     'Then, chained': guidance.CFG().then(guidance.renorm_to_cond(dim=-1)).then(guidance.rescale_to_cond(0.5)),
     'InX0': guidance.APG(norm=0.9).in_x0('v'),
     'OnChannels': guidance.CFG().on_channels(0, 1),

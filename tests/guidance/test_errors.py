@@ -145,6 +145,7 @@ MISTAKES = {
     'NAG: tau must be a number of at least 1, got 0.5': lambda: guidance.NAG(tau=0.5),
     'Rescale: phi must be a number in [0, 1], got 7': lambda: guidance.rescale_to_cond(7),
     'Renorm: lo must be a number in [0, 1], got -1': lambda: guidance.renorm_to_cond(lo=-1),
+    'Renorm: hi must be a number of at least 1, got 0.5': lambda: guidance.renorm_to_cond(hi=0.5),
     'Sum: expected rules, got 3': lambda: guidance.Sum((guidance.CFG(), 3)),
     'Sum: expected at least two rules, got 1': lambda: guidance.Sum((guidance.CFG(),)),
     'Sum: NAG(tau=2.5, alpha=0.25) guides inside attention': lambda: guidance.CFG() + guidance.NAG(),

@@ -64,6 +64,14 @@ def test_renorm(seed, r, lo):
             torch.testing.assert_close(ours[index].flatten(), torch.tensor([factor * x for x in g], dtype=torch.float64))
 
 
+def test_renorm_as_in_pipelines():
+    """Qwen-Image and Lumina2 set the length of every token; LongCat-Image only shortens."""
+    guided, cond = pair(4, (2, 9, 16))
+    lengths = cond.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(guidance.renorm(guided, cond, dim=-1, hi=math.inf), guided * lengths)
+    torch.testing.assert_close(guidance.renorm(guided, cond, dim=-1, lo=0.9), guided * lengths.clamp(0.9, 1.0))
+
+
 @relaxed
 @given(seeds, scales, st.floats(-0.5, 1.0), st.sampled_from([None, 5.0, 20.0]), st.sampled_from([0.0, -0.5, 0.7]))
 def test_apg_over_three_steps(seed, scale, eta, norm, momentum):
@@ -112,6 +120,12 @@ def test_tcfg_against_a_float64_svd(seed, scale, longer):
     shared = (u * first).sum(1, keepdim=True) * first
     exact = (shared + scale * (c - shared)).view(SHAPE)
     assert (ours - exact).abs().max() <= 3e-6 * (1 + abs(1 - scale)) * exact.abs().max().clamp_min(shared.abs().max())
+
+
+def test_tcfg_where_no_direction_is_the_first():
+    """Of two orthogonal predictions of equal length neither singular vector comes first: the null prediction stays whole."""
+    cond, null = torch.tensor([[0.0, 2.0]]), torch.tensor([[2.0, 0.0]])
+    torch.testing.assert_close(guidance.tcfg(cond, null, 3.0), guidance.cfg(cond, null, 3.0))
 
 
 def test_tcfg_against_diffusers():
