@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from functools import partial, reduce
 from typing import Any
 
+from torch import Tensor
+
 from classifier_free_guidance_pytorch.conditioners import BranchCondition, Conditioner
+from classifier_free_guidance_pytorch.decorator.joined import JoinedBatch, rows_to_guide
 from classifier_free_guidance_pytorch.decorator.options import Options
 from classifier_free_guidance_pytorch.decorator.outputs import put_back, to_guide
 from classifier_free_guidance_pytorch.decorator.passes import Call, Pass, say_once, why_not_joined
@@ -73,7 +76,7 @@ class Injected(Runner):
         order = [(name, branch) for name in wanted if name != 'weak' for branch in branches[name]]
         outputs: dict[str, list[Any]] = {}
         if options.cfg_batched and len(order) > 1 and self._can_join(call):
-            results = self._joined(call, conditioner, [branch for _, branch in order], options)
+            results = self._joined(call, conditioner, order, options)
         else:
             results = [call.run(Pass(name, self.keywords(conditioner, branch, call.batch))) for name, branch in order]
         for (name, _), result in zip(order, results, strict=True):
@@ -89,12 +92,21 @@ class Injected(Runner):
             say_once(reason)
         return reason is None
 
-    def _joined(self, call: Call, conditioner: Conditioner[Any], branches: list[BranchCondition], options: Options) -> list[Any]:
-        """The outputs of all branches, from one pass on the joined batch."""
+    def _joined(
+        self, call: Call, conditioner: Conditioner[Any], order: list[tuple[str, BranchCondition]], options: Options
+    ) -> list[Any]:
+        """The outputs of all branches, from one pass on the joined batch; of the null branch for the guided samples only."""
         if call.batch is None:
             raise ShapeError(
                 'cfg_batched=True joins batches, but no tensor argument says how large the batch is: pass cfg_batched=False'
             )
-        joined = reduce(BranchCondition.joined, [branch.expand(call.batch) for branch in branches])
+        names = [name for name, _ in order]
+        branches = [branch.expand(call.batch) for _, branch in order]
+        rows: list[Tensor | None] = [None] * len(order)
+        guided = rows_to_guide(options, names, call.batch)
+        if guided is not None:
+            rows[1] = guided = guided.to(conditioner.device)
+            branches[1] = branches[1].map(lambda t: t[guided])
+        keywords = self.keywords(conditioner, reduce(BranchCondition.joined, branches), None)
         shared = () if isinstance(options.cfg_batched, bool) else tuple(options.cfg_batched)
-        return call.run_joined(self.keywords(conditioner, joined, None), len(branches), shared, self.taking.positional)
+        return call.run_joined(keywords, JoinedBatch(call.batch, rows), shared, self.taking.positional)

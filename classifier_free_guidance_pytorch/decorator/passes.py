@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from classifier_free_guidance_pytorch.decorator.outputs import entries, is_structured, with_entries
+from classifier_free_guidance_pytorch.decorator.joined import JoinedBatch
 
 # The order in which values for single branches are given: cfg_routed_kwargs={'cache': (for cond, for null)}.
 ROUTED_ORDER = ('cond', 'null')
@@ -55,46 +54,19 @@ class Call:
         routed = {name: _route(values, one.branch) for name, values in self.routed.items()}
         return self.fn(self.module, *self.args, **self.kwargs, **routed, **one.keywords)
 
-    def run_joined(self, keywords: dict[str, Any], times: int, shared: Sequence[str], names: Sequence[str]) -> list[Any]:
-        """One forward pass for `times` branches on the joined batch; returns the output of each.
+    def run_joined(self, keywords: dict[str, Any], joined: JoinedBatch, shared: Sequence[str], names: Sequence[str]) -> list[Any]:
+        """One forward pass for several branches on the joined batch; returns the output of each.
 
         Args:
             keywords: the conditions of the joined batch.
-            times: how many branches.
+            joined: which samples each branch runs.
             shared: names of arguments that stay as they are though their leading dimension is the batch.
             names: the names of the positional arguments.
         """
-        batch = self.batch
-        assert batch is not None
         named = zip_longest(names[: len(self.args)], self.args)
-        args = tuple(value if name in shared else join(value, batch, times) for name, value in named)
-        kwargs = {name: value if name in shared else join(value, batch, times) for name, value in self.kwargs.items()}
-        output = self.fn(self.module, *args, **kwargs, **keywords)
-        return [part(output, batch, times, index) for index in range(times)]
-
-
-def join(value: Any, batch: int, times: int) -> Any:
-    """Repeat for every branch each tensor whose leading dimension is the batch, in nested arguments too; share the rest."""
-    if isinstance(value, Tensor):
-        return torch.cat([value] * times) if value.ndim > 0 and value.shape[0] == batch else value
-    return _map(value, lambda entry: join(entry, batch, times))
-
-
-def part(value: Any, batch: int, times: int, index: int) -> Any:
-    """The rows of one branch, in every tensor of an output whose leading dimension is the joined batch."""
-    if isinstance(value, Tensor):
-        joined = value.ndim > 0 and value.shape[0] == batch * times
-        return value[index * batch : (index + 1) * batch] if joined else value
-    return _map(value, lambda entry: part(entry, batch, times, index))
-
-
-def _map(value: Any, fn: Callable[[Any], Any]) -> Any:
-    """Apply `fn` to the entries of a structured value; what holds nothing to change is returned as it is."""
-    if not is_structured(value):
-        return value
-    before = entries(value)
-    after = {key: fn(entry) for key, entry in before.items()}
-    return value if all(after[key] is before[key] for key in before) else with_entries(value, after)
+        args = tuple(value if name in shared else joined.join(value) for name, value in named)
+        kwargs = {name: value if name in shared else joined.join(value) for name, value in self.kwargs.items()}
+        return joined.parts(self.fn(self.module, *args, **kwargs, **keywords))
 
 
 def _route(values: Any, branch: str) -> Any:

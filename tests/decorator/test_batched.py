@@ -221,3 +221,44 @@ def test_masks_of_joined_branches_grow_by_padding_alone(kind):
     for batched in (False, True):
         guided = model(x, texts=TEXTS, negative_texts=negatives, cond_scale=3.0, cfg_batched=batched)
         torch.testing.assert_close(guided, expected)
+
+
+@kinds
+@pytest.mark.parametrize(
+    'rule', [guidance.CFG(), guidance.APG(eta=0.3), guidance.CFG().then(guidance.rescale_to_cond(0.5))], ids=repr
+)
+def test_samples_at_scale_one_have_no_null_pass(kind, rule):
+    model, x = build(kind), noise(3, 6)
+    call = {'texts': TEXTS, 'cond_scale': torch.tensor([1.0, 4.0, 2.0]), 'guidance': rule, 'times': noise(3)}
+    for negative in (None, ['blurry', 'a dull and grey picture', 'x']):
+        separate = model(x, negative_texts=negative, **call)
+        model.batches.clear()
+        torch.testing.assert_close(model(x, negative_texts=negative, cfg_batched=True, **call), separate)
+        assert model.batches == [3 + 2]
+
+
+def test_all_samples_have_a_null_pass_where_it_is_looked_at():
+    model, x, scales = build(), noise(3, 6), torch.tensor([1.0, 4.0, 2.0])
+    _, null = model(x, texts=TEXTS, cond_scale=scales, cfg_batched=True, return_unconditioned=True)
+    torch.testing.assert_close(null, model(x))
+    momentum = guidance.APG(momentum=-0.5)
+    for batched in (False, True):
+        model.batches.clear()
+        model(x, texts=TEXTS, cond_scale=scales, cfg_batched=batched, guidance=momentum, guidance_state=momentum.init_state())
+        assert sum(model.batches) == 6
+
+
+def test_structured_outputs_of_some_samples_are_filled_with_the_conditional_ones():
+    @classifier_free_guidance_class_decorator
+    class Two(nn.Module):
+        def forward(self, x, cond_fns):
+            hidden = cond_fns[0](x)
+            return {'pred': hidden.tanh(), 'hidden': hidden, 'name': 'two'}
+
+    model, x, scales = build(cls=Two), noise(3, 6), torch.tensor([1.0, 4.0, 1.0])
+    separate, batched = (model(x, texts=TEXTS, cond_scale=scales, cfg_batched=batched) for batched in (False, True))
+    torch.testing.assert_close(batched['pred'], separate['pred'])
+    cond, null = batched['hidden']
+    torch.testing.assert_close(cond, separate['hidden'][0])
+    torch.testing.assert_close(null[1], separate['hidden'][1][1])
+    torch.testing.assert_close(null[0], cond[0])
