@@ -37,6 +37,7 @@ CASES: dict[str, Rule] = {
     'Discrete': guidance.Discrete(),
     'NAG': guidance.NAG(),
     'Sum': guidance.CFG() + guidance.Weak(0.8),
+    'Sum of one kind': guidance.CFG() + guidance.CFG(),
     'Sum with memory': guidance.APG(momentum=0.3) + guidance.CFG() + guidance.APG(momentum=-0.5),
     'Then rescale': guidance.APG(norm=0.9).then(guidance.rescale_to_cond(0.7)),
     'Then renorm': guidance.CFG().then(guidance.renorm_to_cond(0.8, lo=0.1)),
@@ -63,7 +64,7 @@ NOT_ANCHORED = {
 """The rules of which a scale of 1 does not return the conditional prediction, each with its reason."""
 
 AFFINE = {
-    'CFG', 'FDG', 'FDG of three levels', 'Compose', 'Chain', 'PerpNeg', 'Weak', 'Sum', 'OnChannels',
+    'CFG', 'FDG', 'FDG of three levels', 'Compose', 'Chain', 'PerpNeg', 'Weak', 'Sum', 'Sum of one kind', 'OnChannels',
 }  # fmt: skip
 """The rules that give the same answer whatever the model predicts."""
 

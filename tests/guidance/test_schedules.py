@@ -164,6 +164,16 @@ def test_spaces_invert_the_forward_process(space):
         torch.testing.assert_close(guidance.from_x0(x0, space, x, sigma, given_alpha), perfect)
 
 
+@pytest.mark.parametrize('space', guidance.SPACES)
+def test_spaces_take_any_forward_process(space):
+    x0, noise = pair(0, dtype=torch.float64)
+    alpha, sigma = 0.9, 0.7  # neither variance preserving nor a flow
+    x = alpha * x0 + sigma * noise
+    perfect = {'x0': x0, 'eps': noise, 'v': alpha * noise - sigma * x0, 'flow': noise - x0}[space]
+    torch.testing.assert_close(guidance.to_x0(perfect, space, x, sigma, alpha), x0)
+    torch.testing.assert_close(guidance.from_x0(x0, space, x, sigma, alpha), perfect)
+
+
 def test_eps_without_alpha_is_variance_exploding():
     x0, noise = pair(0)
     torch.testing.assert_close(guidance.to_x0(noise, 'eps', x0 + 9.0 * noise, 9.0), x0, rtol=1e-4, atol=1e-4)
