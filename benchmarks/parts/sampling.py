@@ -114,7 +114,7 @@ def workers(setup: dict[str, Any], baseline: Path, folder: Path) -> Iterator[tup
 def figures_of(network: str, new: Worker, old: Worker, folder: Path, settings: Settings) -> list[Figure]:
     """One network, all ways in turn."""
     large = network == 'U-Net'
-    ways = ['texts', 'by hand'] if large else ['texts', 'prepared', 'batched', 'by hand']
+    ways = ['texts', 'batched', 'by hand'] if large else ['texts', 'prepared', 'batched', 'by hand']
     assert_same_samples(new, old, network, ways, folder)
     steps, old_steps = (4, 2) if settings.tiny else (50, 3)
     rounds = min(settings.pace.rounds, 5 if large else 20)
