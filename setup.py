@@ -13,7 +13,7 @@ DEMO = ['matplotlib>=3.8']
 TEST = [
     *DEMO,
     'accelerate>=1.0',
-    'diffusers>=0.35',
+    'diffusers>=0.41',
     'hypothesis>=6.100',
     'kornia>=0.8',
     'pytest>=8',

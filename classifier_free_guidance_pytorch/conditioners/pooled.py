@@ -60,7 +60,8 @@ class PooledConditioner(Conditioner[Tensor]):
         return self.read_encodings(self.encode_texts(texts))
 
     def read_encodings(self, encodings: Encodings) -> Tensor:
-        return self.read_embeds(torch.cat([encoding.pooled for encoding in encodings], dim=-1))
+        pooled = [encoding.pooled for encoding in encodings]
+        return self.read_embeds(pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1))
 
     def read_embeds(self, embeds: Tensor | TextCondReturn) -> Tensor:
         if not isinstance(embeds, Tensor) or embeds.ndim != 2 or embeds.shape[-1] != self.dim_latent:

@@ -124,7 +124,8 @@ class PreparedCondition:
 
     It moves with `.to(device, dtype)` and is indexed by sample, `prepared[2:4]`. It belongs to the conditioner that made it, and
     is refused once that conditioner's weights have changed: at every call, or, in a compiled model, from the next `eval()` or
-    `load_state_dict` on.
+    `load_state_dict` on. Only what is written through a weight's `.data` goes unseen (some EMA implementations do so): prepare
+    again after it.
     """
 
     cond: BranchCondition

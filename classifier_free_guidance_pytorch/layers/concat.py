@@ -47,5 +47,7 @@ class Concat(ConditioningLayer):
     def conditioned(self, hiddens: Tensor, condition: Condition, channel_first: bool) -> Tensor:
         assert isinstance(condition, Row)
         x = self.norm(to_sequence(hiddens, channel_first).to(self.norm.weight.dtype))
-        joint = F.linear(x, self.joint.weight[:, : self.dim_hidden]) + condition.row.to(x.dtype).unsqueeze(1)
+        row, weight = condition.row.to(x.dtype), self.joint.weight[:, : self.dim_hidden]
+        # one text for all is a bias; else its half is added in place, so that either way no second tensor of this size is made
+        joint = F.linear(x, weight, row[0]) if condition.rows == 1 else F.linear(x, weight).add_(row.unsqueeze(1))
         return hiddens + from_sequence(self.out(F.silu(joint)), hiddens, channel_first).to(hiddens.dtype)
