@@ -32,11 +32,14 @@ from tqdm import tqdm
 
 from classifier_free_guidance_pytorch.demo.mini.hints import Hints
 from classifier_free_guidance_pytorch.demo.mini.pairs import draw_pairs, draw_pictures, words
+from classifier_free_guidance_pytorch.demo.mini.questions import Examiner
 from classifier_free_guidance_pytorch.demo.mini.retrieval import one_word, retrieval
 from classifier_free_guidance_pytorch.demo.mini.towers import (
     CHANNELS,
     IMAGE_WEIGHTS,
+    MIND,
     TEXT_WEIGHTS,
+    WIDTH,
     JointSpace,
     build_text_tower,
     build_tokenizer,
@@ -57,7 +60,7 @@ class Run:
     text_tower: Any
     tokenizer: Any
     space: JointSpace
-    hints: Hints
+    teachers: nn.ModuleDict
     optimizers: list[torch.optim.Optimizer]
     device: torch.device
     step: int = 0
@@ -85,9 +88,9 @@ def build(seed: int, lr: float, device: str) -> Run:
     tokenizer = build_tokenizer()
     text_tower = build_text_tower(len(tokenizer)).to(device)
     space = JointSpace().to(device, memory_format=torch.channels_last)  # convolves a quarter faster on a CPU
-    hints = Hints(CHANNELS).to(device)
-    optimizers = muon_and_adam(text_tower, space, hints, lr=lr)
-    return Run(text_tower, tokenizer, space, hints, optimizers, torch.device(device))
+    teachers = nn.ModuleDict({'map': Hints(CHANNELS), 'picture': Examiner(MIND), 'text': Examiner(WIDTH)}).to(device)
+    optimizers = muon_and_adam(text_tower, space, teachers, lr=lr)
+    return Run(text_tower, tokenizer, space, teachers, optimizers, torch.device(device))
 
 
 def learning_rate(step: int, steps: int) -> float:
@@ -114,10 +117,14 @@ def train_step(run: Run, steps: int, batch: int, seed: int) -> tuple[float, floa
     images = draw_pictures(pairs, rng).to(run.device)
     captions = [pair.caption + '.' * (rng.random() < 0.1) for pair in pairs]
     pooled = run.embed(captions, FORGOTTEN, rng.getrandbits(62))
-    seen = run.space.image_tower.see(images)
-    loss, right = contrastive_loss(run.space, run.space.image_tower.understand(seen), pooled)
-    hints = run.hints.loss(seen, [pair.plan if isinstance(pair.meaning, Scene) else None for pair in pairs])
-    (loss + hints).backward()
+    tower = run.space.image_tower
+    seen = tower.see(images)
+    understood = tower.mind(seen)
+    loss, right = contrastive_loss(run.space, tower.head(understood), pooled)
+    scenes = [pair.meaning if isinstance(pair.meaning, Scene) else None for pair in pairs]
+    lessons = run.teachers['map'].loss(seen, [pair.plan if scene else None for pair, scene in zip(pairs, scenes, strict=True)])
+    lessons = lessons + run.teachers['picture'].loss(understood, scenes) + run.teachers['text'].loss(pooled, scenes)
+    (loss + lessons).backward()
     nn.utils.clip_grad_norm_([*run.text_tower.parameters(), *run.space.parameters()], 1.0)
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
@@ -135,7 +142,7 @@ def save_checkpoint(run: Run, path: Path, settings: dict[str, Any]) -> None:
         'step': run.step,
         'text_tower': run.text_tower.state_dict(),
         'space': run.space.state_dict(),
-        'hints': run.hints.state_dict(),
+        'teachers': run.teachers.state_dict(),
         'optimizers': [optimizer.state_dict() for optimizer in run.optimizers],
     }
     torch.save(state, path.with_suffix('.part'))
@@ -151,7 +158,7 @@ def load_checkpoint(run: Run, path: Path, settings: dict[str, Any]) -> None:
         raise SystemExit(f'{path} was made with {state["settings"]}, not {settings}. Resume with the same settings.')
     run.text_tower.load_state_dict(state['text_tower'])
     run.space.load_state_dict(state['space'])
-    run.hints.load_state_dict(state['hints'])
+    run.teachers.load_state_dict(state['teachers'])
     for optimizer, saved in zip(run.optimizers, state['optimizers'], strict=True):
         optimizer.load_state_dict(saved)
     run.step = state['step']

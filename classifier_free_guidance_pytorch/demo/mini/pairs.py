@@ -56,10 +56,11 @@ def _sibling_scene(scene: Scene, rng: Random) -> Scene:
     tables = {'colour': tuple(COLOURS), 'shape': tuple(SHAPES), 'size': sizes}
     words = [(index, name) for index, thing in enumerate(scene.things) for name in tables if getattr(thing, name) is not None]
     rest = [(-1, name) for name in ('relation', 'place', 'background') if getattr(scene, name) is not None]
+    if scene.relation is not None and rng.random() < 0.4:
+        return replace(scene, relation=OPPOSITE[scene.relation])  # which is which is the hardest lesson: ask it most
     index, name = rng.choice(rest if rest and rng.random() < 0.5 else words)
     if name == 'relation':
-        opposite = OPPOSITE[str(scene.relation)]  # which is which is the hardest lesson: ask it most
-        return replace(scene, relation=opposite if rng.random() < 0.6 else _another(OPPOSITE, scene.relation, rng))
+        return replace(scene, relation=_another(OPPOSITE, scene.relation, rng))
     if name == 'place':
         return replace(scene, place=_another(PLACES, scene.place, rng))
     if name == 'background':

@@ -22,7 +22,8 @@ from .pairs import PIXELS, words
 
 PAD, UNKNOWN, START, END = '[PAD]', '[UNK]', '[START]', '[END]'
 MARKS = (',', '.', ':', ';', '!', '?', '-', "'", '"', '(', ')')
-WIDTH, CONTEXT, CHANNELS = 128, 40, 96
+WIDTH, CONTEXT = 128, 40  # of the text tower
+CHANNELS, MIND = 96, 192  # of the image tower: of its map, and of its last hidden layer
 TEXT_WEIGHTS = Path(__file__).parents[2] / 'text' / 'mini_weights'
 IMAGE_WEIGHTS = Path(__file__).parent / 'image_tower.safetensors'
 
@@ -109,10 +110,10 @@ class ImageTower(nn.Module):
             _down(channels, 64),  # 4 x 4
             Block(64),
             nn.Flatten(),
-            nn.Linear(64 * (PIXELS // 8) ** 2, 192),
+            nn.Linear(64 * (PIXELS // 8) ** 2, MIND),
             nn.GELU(),
         )
-        self.head = nn.Linear(192, WIDTH)
+        self.head = nn.Linear(MIND, WIDTH)
 
     def see(self, images: Tensor) -> Tensor:
         """The map `(b, 96, 8, 8)` of pictures `(b, 3, s, s)`: what is where."""
@@ -120,11 +121,6 @@ class ImageTower(nn.Module):
             images = F.adaptive_avg_pool2d(images, PIXELS)
         seen: Tensor = self.eye(2 * images - 1)
         return seen
-
-    def understand(self, seen: Tensor) -> Tensor:
-        """Features `(b, 128)` of a map `(b, 96, 8, 8)`."""
-        features: Tensor = self.head(self.mind(seen))
-        return features
 
     def forward(self, images: Tensor) -> Tensor:
         """Features of pictures.
@@ -135,7 +131,8 @@ class ImageTower(nn.Module):
         Returns:
             `(b, 128)`, not normalised.
         """
-        return self.understand(self.see(images))
+        features: Tensor = self.head(self.mind(self.see(images)))
+        return features
 
 
 class JointSpace(nn.Module):

@@ -58,7 +58,7 @@ def test_clouds_of_points_are_told_apart(space, embed):
 
 
 def test_one_word_makes_the_difference(space, embed):
-    assert one_word(space, embed, world='shapes', count=150, seed=123) >= 0.93
+    assert one_word(space, embed, world='shapes', count=300, seed=123) >= 0.88
 
 
 def test_untrained_weights_would_fail_these_tests(embed):
