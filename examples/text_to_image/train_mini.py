@@ -250,6 +250,9 @@ encoder (`t5`, `clip`, `bge`).
 
 Pooled feature: the mean of the last hidden state over the tokens of the mask, which is what contrastive training shaped.
 
+**Its weak spot is who is above whom.** A probe on the pooled feature of the weights that ship reads "left of" or "right of" off a
+caption for 93 to 97% of captions, but "above" or "below" for only 55 to 64%, where guessing gives 50%. All else is in the scores.
+
 ## Scores
 
 Measured after training, on captions and pictures never seen; `held_out` are combinations (colour and shape; cloud, size and
