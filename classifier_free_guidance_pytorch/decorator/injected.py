@@ -68,7 +68,7 @@ class Injected(Runner):
         conditioner = self.conditioner(call.module)
         if options.rule.inside_attention:
             conditioner.check_attention()
-        branches = branch_conditions(conditioner, text, wanted, call.batch)
+        branches = branch_conditions(conditioner, text, wanted, 'conds' in options.rule.needs_of_parts(), call.batch)
         if options.rule.inside_attention and 'null' in wanted:
             combine = partial(options.rule, scale=options.cond_scale)
             inside = conditioner.extrapolated(branches['cond'][0], branches['null'][0], combine)

@@ -126,8 +126,17 @@ def training_branch(conditioner: Conditioner[Any], text: TextInput, batch: int |
     return _conditional(conditioner, text.texts, text.text_embeds, text.drop_prob, batch)
 
 
-def branch_conditions(conditioner: Conditioner[Any], text: TextInput, wanted: Sequence[str], batch: int | None) -> Branches:
+def branch_conditions(
+    conditioner: Conditioner[Any], text: TextInput, wanted: Sequence[str], takes_several: bool, batch: int | None
+) -> Branches:
     """The condition of every wanted branch, in eval mode. Each text is encoded once, whatever it is wanted for.
+
+    Args:
+        conditioner: the text conditioner.
+        text: the text keywords of the call.
+        wanted: the branches to run at this scale.
+        takes_several: whether the rule combines several conditions, at this scale or at others.
+        batch: the number of samples, where it is known.
 
     Raises:
         UsageError: a branch needs texts that were not given.
@@ -135,11 +144,11 @@ def branch_conditions(conditioner: Conditioner[Any], text: TextInput, wanted: Se
     if 'negatives' in wanted and not text.has_negatives and text.prepared is None:
         raise UsageError('this rule steers away from negative texts: pass negative_texts=')
     if text.prepared is not None:
-        return _from_prepared(conditioner, text, wanted, batch)
+        return _from_prepared(conditioner, text, wanted, takes_several, batch)
     positives = per_condition(text.texts)
+    _check_conditions(len(positives), takes_several)
     branches: Branches = {}
-    if 'conds' in wanted or len(positives) > 1:
-        _need_more_texts('conds', len(positives), wanted)
+    if 'conds' in wanted:
         branches['conds'] = [_conditional(conditioner, texts, None, text.drop_prob, batch) for texts in positives[1:]]
     features = _read(conditioner, positives[0], text.text_embeds, batch)
     if 'cond' in wanted or 'weak' in wanted:
@@ -154,15 +163,15 @@ def branch_conditions(conditioner: Conditioner[Any], text: TextInput, wanted: Se
     return branches
 
 
-def _from_prepared(conditioner: Conditioner[Any], text: TextInput, wanted: Sequence[str], batch: int | None) -> Branches:
+def _from_prepared(
+    conditioner: Conditioner[Any], text: TextInput, wanted: Sequence[str], takes_several: bool, batch: int | None
+) -> Branches:
     """The branches of prepared conditions: the first is the main one, and the others are further conditions."""
     first, *others = _prepared(conditioner, text, batch)
     if text.drop_prob is not None and not drops_nothing(text.drop_prob):
         raise ConfigError('a prepared text_condition has no dropout: leave cond_drop_prob out, or pass texts')
-    branches: Branches = {'cond': [first.cond], 'null': [first.null]}
-    if 'conds' in wanted or others:
-        _need_more_texts('conds', 1 + len(others), wanted)
-        branches['conds'] = [other.cond for other in others]
+    _check_conditions(1 + len(others), takes_several)
+    branches: Branches = {'cond': [first.cond], 'null': [first.null], 'conds': [other.cond for other in others]}
     if 'negatives' in wanted:
         branches['negatives'], branches['null'] = [first.null], [conditioner.null_branch()]
     return branches
@@ -179,14 +188,14 @@ def _prepared(conditioner: Conditioner[Any], text: TextInput, batch: int | None)
     return list(given)
 
 
-def _need_more_texts(branch: str, count: int, wanted: Sequence[str]) -> None:
+def _check_conditions(count: int, takes_several: bool) -> None:
     """Several conditions need a rule for several, and the other way round."""
-    if branch not in wanted:
+    if count > 1 and not takes_several:
         raise ConfigError(
             f'{count} conditions were given, but this rule guides towards one: pass guidance=guidance.Compose(...) or '
             'guidance.Chain(...), or one batch of texts'
         )
-    if count < 2:
+    if count == 1 and takes_several:
         raise UsageError(
             'this rule combines several conditions: pass texts=[[...], [...]], one batch of texts for each condition'
         )

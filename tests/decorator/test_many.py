@@ -39,6 +39,16 @@ def test_chained_conditions(kind):
     torch.testing.assert_close(guided, null + 1.5 * (part - null) + 7.5 * (whole - part), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('prepared', [False, True])
+def test_a_chain_at_scale_one_runs_the_whole_condition_alone(prepared):
+    model, x = build('film'), noise(3, 6)
+    (whole,) = predictions(model, x, TEXTS)
+    given = {'text_condition': [model.prepare(TEXTS), model.prepare(OTHERS)]} if prepared else {'texts': [TEXTS, OTHERS]}
+    model.passes = 0
+    torch.testing.assert_close(model(x, **given, cond_scale=1.0, guidance=guidance.Chain((1.5, 7.5))), whole)
+    assert model.passes == 1
+
+
 @kinds
 @pytest.mark.parametrize('prepared', [False, True])
 def test_perpendicular_negatives(kind, prepared):
