@@ -11,6 +11,7 @@ off, the scale is exactly 1.0, and so the null pass is skipped.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,25 @@ class Schedule:
             UsageError: What this schedule is a function of was not given.
         """
         raise NotImplementedError
+
+    def saved(self, progress: Sequence[float] = (), *, sigma: Sequence[float] = ()) -> int:
+        """Count the steps at which the scale is exactly 1: the null passes that a rule anchored on `cond` does not make.
+
+        Args:
+            progress: The progress of every step, for schedules of progress.
+            sigma: The noise level of every step, for schedules of sigma.
+
+        Raises:
+            UsageError: Neither was given.
+
+        >>> interval(7.5, sigma=(0.28, 5.42)).saved(sigma=(10., 5., 1., 0.2))
+        2
+        """
+        if len(progress) == 0 and len(sigma) == 0:
+            raise UsageError(f'to count the passes that {self!r} saves, give the progress= or the sigma= of every step')
+        if len(sigma) == 0:
+            return sum(self(p) == 1 for p in progress)
+        return sum(self(sigma=now, next_sigma=then) == 1 for now, then in zip(sigma, (*sigma[1:], 0.0), strict=True))
 
     def _given(self, name: str, value: Scale | None) -> Scale:
         """Return the argument that this schedule is a function of."""

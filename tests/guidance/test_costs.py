@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from classifier_free_guidance_pytorch import guidance
+from classifier_free_guidance_pytorch.errors import UsageError
 from tests.guidance.cases import CASES, call, inputs
 
 
@@ -69,6 +70,15 @@ def test_schedules_save_the_null_pass_where_they_are_one(schedule, null_passes):
         model = Model(guidance.CFG())
         model.sample(scale_of)
         assert model.passes == Counter(cond=8, null=null_passes)
+
+    assert schedule.saved([step / 8 for step in range(8)]) == 8 - null_passes
+
+
+def test_schedules_of_sigma_count_what_they_save():
+    assert guidance.interval(7.5, sigma=(0.28, 5.42)).saved(sigma=(10.0, 5.42, 1.0, 0.28)) == 2
+    assert guidance.cfg_plus_plus(0.5).saved(sigma=(4.0, 2.0, 1.0)) == 2  # 0.5 * 4 / (4 - 2) is 1, and the last is 0.5
+    with pytest.raises(UsageError, match='give the progress= or the sigma= of every step'):
+        guidance.linear(1.0, 5.0).saved()
 
 
 def test_scale_zero_saves_the_conditional_pass():
