@@ -55,8 +55,8 @@ class Schedule:
         if len(progress) == 0 and len(sigma) == 0:
             raise UsageError(f'to count the passes that {self!r} saves, give the progress= or the sigma= of every step')
         if len(sigma) == 0:
-            return sum(self(p) == 1 for p in progress)
-        return sum(self(sigma=now, next_sigma=then) == 1 for now, then in zip(sigma, (*sigma[1:], 0.0), strict=True))
+            return sum(bool(self(p) == 1) for p in progress)
+        return sum(bool(self(sigma=now, next_sigma=then) == 1) for now, then in zip(sigma, (*sigma[1:], 0.0), strict=True))
 
     def _given(self, name: str, value: Scale | None) -> Scale:
         """Return the argument that this schedule is a function of."""
