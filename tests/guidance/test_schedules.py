@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classifier_free_guidance_pytorch import guidance
@@ -62,6 +62,7 @@ def test_every_schedule_is_tested():
 
 
 @pytest.mark.parametrize('name', list(SCHEDULES))
+@settings(deadline=None)
 @given(progress=progresses)
 def test_values(name, progress):
     value = at(SCHEDULES[name], progress)
@@ -118,6 +119,7 @@ def test_linear_and_cosine_keep_the_mean():
 # The converter
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 20), st.sampled_from(['scale', 'extra', 'inverse']), st.sampled_from(['scale', 'extra', 'inverse']))
 def test_scales_convert_there_and_back(value, one, other):
     there = guidance.convert_scale(value, from_=one, to=other)
