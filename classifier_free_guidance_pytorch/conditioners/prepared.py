@@ -13,6 +13,7 @@ from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import UsageError
 from classifier_free_guidance_pytorch.layers import Condition
+from classifier_free_guidance_pytorch.text.encoding import moved
 
 
 class TextCondReturn(NamedTuple):
@@ -32,7 +33,7 @@ class TextCondReturn(NamedTuple):
 
     def to(self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None) -> TextCondReturn:
         """Move to a device and / or a floating dtype; the mask stays boolean."""
-        return self.map(lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))
+        return self.map(lambda t: moved(t, device, dtype))
 
     def expand(self, rows: int) -> TextCondReturn:
         """The feature of one text, seen as `rows` equal ones (no copy); any other number stays."""
@@ -154,7 +155,7 @@ class PreparedCondition:
 
     def to(self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None) -> PreparedCondition:
         """Move to a device and / or a floating dtype; masks stay boolean."""
-        return self.map(lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))
+        return self.map(lambda t: moved(t, device, dtype))
 
     def __getitem__(self, index: int | slice | Tensor | list[int]) -> PreparedCondition:
         """The condition of some of the samples, always as a batch."""

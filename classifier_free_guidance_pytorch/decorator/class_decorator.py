@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, TypeVar
 
 from torch import nn
@@ -168,7 +168,7 @@ def _build_conditioner(module: nn.Module, arguments: dict[str, Any], names: KeyN
     kind = arguments.pop('type', 'film')
     if kind not in CONDITIONERS:
         raise ConfigError(f'text_condition_type is one of {", ".join(CONDITIONERS)}, but got {kind!r}')
-    known = _arguments(CONDITIONERS[kind]) if kind != 'null' else list(_constructor_arguments())
+    known = _arguments(CONDITIONERS[kind]) if kind != 'null' else _constructor_arguments()
     unknown = [name for name in arguments if name not in known]
     if unknown:
         raise ConfigError(
@@ -183,19 +183,18 @@ def _build_conditioner(module: nn.Module, arguments: dict[str, Any], names: KeyN
     setattr(module, names.text_conditioner, CONDITIONERS[kind](**arguments))
 
 
-def _arguments(conditioner: type[Conditioner[Any]]) -> list[str]:
-    """The names of a conditioner's arguments."""
+def _arguments(conditioner: type[Conditioner[Any]]) -> dict[str, Any]:
+    """The arguments of a conditioner, with their defaults."""
     parameters = inspect.signature(conditioner.__init__).parameters.values()
-    return [p.name for p in parameters if p.name != 'self' and p.kind is not p.VAR_KEYWORD]
+    return {p.name: p.default for p in parameters if p.name != 'self' and p.kind is not p.VAR_KEYWORD}
 
 
+@cache
 def _constructor_arguments() -> dict[str, Any]:
-    """All arguments of all conditioners, with a default."""
+    """All arguments of all conditioners; of two defaults for one argument, that of the conditioner listed first."""
     found: dict[str, Any] = {}
     for conditioner in CONDITIONERS.values():
-        for p in inspect.signature(conditioner.__init__).parameters.values():
-            if p.name != 'self' and p.kind is not p.VAR_KEYWORD:
-                found.setdefault(p.name, p.default)
+        found = {**found, **_arguments(conditioner), **found}
     return found
 
 

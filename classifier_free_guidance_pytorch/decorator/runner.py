@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from classifier_free_guidance_pytorch.decorator.texts import TextInput, per_cond
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 
 
-class Runner:
+class Runner(ABC):
     """How a decorated method runs: which passes, and what becomes of their outputs."""
 
     def __init__(self, fn: Callable[..., Any], names: KeyNames, taking: TextTaking) -> None:
@@ -60,13 +61,13 @@ class Runner:
         with weak_context(weak, call.module):
             return call.run(Pass('weak', keywords))
 
+    @abstractmethod
     def train(self, call: Call, text: TextInput) -> Any:
         """One training step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run(self, call: Call, text: TextInput, options: Options, wanted: Sequence[str]) -> dict[str, list[Any]]:
         """The outputs of every wanted branch."""
-        raise NotImplementedError
 
 
 def wanted_branches(options: Options, batch: int | None) -> tuple[str, ...]:

@@ -18,6 +18,11 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 
 
+def moved(tensor: Tensor, device: torch.device | str | int | None, dtype: torch.dtype | None) -> Tensor:
+    """A tensor on a device and / or in a floating dtype; masks stay boolean."""
+    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+
 @dataclass(frozen=True, eq=False)
 class TextEncoding:
     """The frozen features of a batch of texts.
@@ -73,7 +78,7 @@ class TextEncoding:
 
     def to(self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None) -> TextEncoding:
         """Move to a device and / or a floating dtype; the mask stays boolean."""
-        return self.map(lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))
+        return self.map(lambda t: moved(t, device, dtype))
 
     def pin_memory(self) -> TextEncoding:
         """In page-locked memory, as a `DataLoader` with `pin_memory=True` asks of what it collates."""
