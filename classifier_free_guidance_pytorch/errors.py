@@ -8,6 +8,8 @@ Every error a user can cause is a `CFGError`. A message says what was passed, wh
     │   └── ArgumentTypeError                   ... because of its type
     ├── ShapeError              (ValueError)    tensors or batches that do not fit together
     ├── UsageError              (RuntimeError)  the right thing at the wrong time
+    ├── StoreError              (RuntimeError)  files of a store of embeddings that are damaged, missing or of another
+    ├── UnknownCaptionError     (KeyError)      a caption that a store does not hold
     └── MissingDependencyError  (ImportError)   a package, a model or a file that is not there
 """
 
@@ -35,6 +37,16 @@ class ShapeError(CFGError, ValueError):
 
 class UsageError(CFGError, RuntimeError):
     """A call that is well formed but not possible now, such as guidance in training mode."""
+
+
+class StoreError(CFGError, RuntimeError):
+    """A file of a store of embeddings that is damaged, missing, unfinished or of another store; the message names it."""
+
+
+class UnknownCaptionError(CFGError, KeyError):
+    """A caption that a store of embeddings does not hold."""
+
+    __str__ = Exception.__str__  # KeyError would show the sentence in quotes
 
 
 class MissingDependencyError(CFGError, ImportError):
