@@ -2,7 +2,19 @@
 
 from classifier_free_guidance_pytorch.text.base import Encoder, EncodingMemo, TextEncoder, encode_with
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
+from classifier_free_guidance_pytorch.text.identity import EncoderIdentity, identity_of
 from classifier_free_guidance_pytorch.text.registry import build_encoder, build_encoders
 from classifier_free_guidance_pytorch.text.texts import as_texts
 
-__all__ = ['Encoder', 'EncodingMemo', 'TextEncoder', 'TextEncoding', 'as_texts', 'build_encoder', 'build_encoders', 'encode_with']
+__all__ = [
+    'Encoder',
+    'EncoderIdentity',
+    'EncodingMemo',
+    'TextEncoder',
+    'TextEncoding',
+    'as_texts',
+    'build_encoder',
+    'build_encoders',
+    'encode_with',
+    'identity_of',
+]

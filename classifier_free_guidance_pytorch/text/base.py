@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.errors import ConfigError, checked
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
+from classifier_free_guidance_pytorch.text.identity import EncoderIdentity
 from classifier_free_guidance_pytorch.text.networks import SharedNetwork, bank
 from classifier_free_guidance_pytorch.text.texts import as_texts
 
@@ -42,7 +43,9 @@ class Encoder(Protocol):
 class TextEncoder:
     """Base of the encoders: frozen, shared in memory, lazily loaded, and wherever the caller is.
 
-    A subclass sets `default_name`, reads its configuration in `_read`, its weights in `_load` and encodes in `_forward`.
+    A subclass sets `default_name`, reads its configuration in `_read` and its weights in `_load`, makes token ids in `_tokenize`
+    and encodes them in `_forward`. The last two can run side by side: the tokens of the next texts on the CPU, the network on
+    those of the last.
 
     Args:
         name: a model name on the hub or a local folder; None for the adapter's default.
@@ -58,6 +61,7 @@ class TextEncoder:
         dim_pooled: width of the pooled feature.
         max_text_len: the most tokens a text can have; longer ones are truncated, with one warning.
         tokenizer: the model's tokenizer.
+        revision: the commit of the model's files, where it is known.
 
     Raises:
         ConfigError: an argument that cannot work.
@@ -70,6 +74,7 @@ class TextEncoder:
     dim_pooled: int
     max_text_len: int
     tokenizer: Any
+    revision: str | None = None
 
     @checked
     def __init__(
@@ -90,7 +95,8 @@ class TextEncoder:
         self.dtype = dtype
         self.text_embed_pad_value = float(text_embed_pad_value)
         self._network: SharedNetwork | None = None
-        self._lock = RLock()  # one text batch at a time: tokenizers are not thread-safe, and the network may be moved
+        self._lock = RLock()  # one batch at a time: the network may be moved
+        self._tokenizer_lock = RLock()  # tokenizers are not thread-safe
         self._warned: frozenset[str] = frozenset()
         self._read(max_length)
 
@@ -102,13 +108,26 @@ class TextEncoder:
         """Read the weights, on the CPU."""
         raise NotImplementedError
 
-    def _forward(self, network: Any, texts: tuple[str, ...], device: torch.device) -> TextEncoding:
-        """Encode; the tokens at padding may hold anything."""
+    def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """Token ids and mask, both `(b, n)` and on the CPU."""
+        raise NotImplementedError
+
+    def _forward(self, network: Any, ids: Tensor, mask: Tensor) -> TextEncoding:
+        """Encode, where the ids are; the tokens at padding may hold anything."""
         raise NotImplementedError
 
     def _weights_key(self) -> Hashable:
         """What decides which weights `_load` reads."""
         return type(self), self.name
+
+    def _settings(self) -> dict[str, Any]:
+        """What decides the features beside the class, the name and the revision."""
+        return {}
+
+    @property
+    def identity(self) -> EncoderIdentity:
+        """What tells this encoder's features from another's."""
+        return EncoderIdentity(type(self).__name__, self.name, self.revision, tuple(sorted(self._settings().items())))
 
     @property
     def model(self) -> nn.Module:
@@ -142,13 +161,33 @@ class TextEncoder:
 
     def _encode(self, texts: Sequence[str], device: torch.device | str | int | None, dtype: torch.dtype | None) -> TextEncoding:
         """`encode`, outside any compiled graph."""
+        return self.encode_ids(*self.tokenize(texts), device=device, dtype=dtype)
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The first half of `encode`: token ids and mask, both `(b, n)`, on the CPU; True where a token is real.
+
+        Raises:
+            ConfigError: `texts` is not a batch of strings.
+        """
         texts = as_texts(texts)
+        with self._tokenizer_lock:
+            return self._tokenize(texts)
+
+    def encode_ids(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        *,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> TextEncoding:
+        """The second half of `encode`: the features of token ids and mask as `tokenize` makes them, or of some of their rows."""
         # Results are ordinary tensors even for a caller in inference mode: they may be remembered and used in training later.
         with torch.inference_mode(False), torch.no_grad(), self._lock:
             network = self._place(device, dtype)
             with _without_autocast(network.device):
-                encoding = self._forward(network.module, texts, network.device)
-            _check(self, texts, encoding)
+                encoding = self._forward(network.module, ids.to(network.device), mask.to(network.device))
+            _check(self, len(ids), encoding)
             tokens = encoding.tokens.masked_fill(~encoding.mask[..., None], 0.0)
             encoding = TextEncoding(tokens, encoding.mask, encoding.pooled)
             return encoding.to(network.device if device is None else device, network.dtype if dtype is None else dtype)
@@ -207,10 +246,10 @@ class TextEncoder:
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the weights, which an unpickled encoder reads again at its first `encode`."""
-        return {key: value for key, value in self.__dict__.items() if key not in ('_network', '_lock')}
+        return {key: value for key, value in self.__dict__.items() if key not in ('_network', '_lock', '_tokenizer_lock')}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _network=None, _lock=RLock())
+        self.__dict__.update(state, _network=None, _lock=RLock(), _tokenizer_lock=RLock())
 
 
 def encode_with(
@@ -226,20 +265,20 @@ def encode_with(
         return encoder.encode(texts, device=device, dtype=dtype)
     with torch.inference_mode(False), torch.no_grad():
         encoding = encoder.encode(list(texts))
-    _check(encoder, texts, encoding)
+    _check(encoder, len(texts), encoding)
     return encoding.to(device, dtype)
 
 
-def _check(encoder: Encoder, texts: tuple[str, ...], encoding: Any) -> None:
+def _check(encoder: Encoder, count: int, encoding: Any) -> None:
     """Refuse what does not fit the widths that conditioners were built for."""
     name = type(encoder).__name__
     if not isinstance(encoding, TextEncoding):
         raise ConfigError(f'{name}.encode must return a TextEncoding, but returned a {type(encoding).__name__}')
     got = (len(encoding), encoding.tokens.shape[-1], encoding.pooled.shape[-1])
-    if got != (len(texts), encoder.dim_latent, encoder.dim_pooled):
+    if got != (count, encoder.dim_latent, encoder.dim_pooled):
         raise ConfigError(
             f'{name}.encode returned {got[0]} texts with tokens of width {got[1]} and pooled features of width {got[2]}, but '
-            f'it was given {len(texts)} texts and states dim_latent={encoder.dim_latent}, dim_pooled={encoder.dim_pooled}'
+            f'it was given {count} texts and states dim_latent={encoder.dim_latent}, dim_pooled={encoder.dim_pooled}'
         )
 
 
@@ -280,6 +319,12 @@ class EncodingMemo:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return EncodingMemo, (self.size,)
+
+
+def cut_to_longest(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Token ids and mask without the columns, at the right, in which every row is padding."""
+    longest = int(mask.sum(dim=1).max())
+    return ids[:, :longest], mask[:, :longest]
 
 
 def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.errors import ConfigError, checked
-from classifier_free_guidance_pytorch.text.base import TextEncoder, masked_mean
+from classifier_free_guidance_pytorch.text.base import TextEncoder, cut_to_longest, masked_mean
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
 from classifier_free_guidance_pytorch.text.transformers_files import (
     read_config,
@@ -89,6 +89,7 @@ class HFTextAdapter(TextEncoder):
         if self.layer < -depth:
             raise ConfigError(f'layer={self.layer} is beyond the {depth} layers of {self.name!r}: -1 to -{depth}')
         self._model_type = config.model_type
+        self.revision = getattr(config, '_commit_hash', None)
         self.dim_latent = self.dim_pooled = text_config.hidden_size
         self.tokenizer = read_tokenizer(what, self._source)
         self.max_text_len = token_limit(self.name, text_config, self.tokenizer, max_length)
@@ -96,12 +97,15 @@ class HFTextAdapter(TextEncoder):
         if self.pooling == 'eos' and self._end_id() not in self.tokenizer('a')['input_ids']:
             raise ConfigError(f"pooling='eos' needs a tokenizer that ends a text, and that of {self.name!r} does not: use 'last'")
 
+    def _settings(self) -> dict[str, Any]:
+        return {'layer': self.layer, 'pooling': self.pooling}
+
     def _load(self, dtype: torch.dtype) -> nn.Module:
         return text_tower_of(read_weights(type(self).__name__, self._source, self._model_type, dtype))
 
-    def _forward(self, network: Any, texts: tuple[str, ...], device: torch.device) -> TextEncoding:
-        ids, mask = self._tokenize(texts)
-        ids, mask = ids.to(device), mask.to(device)
+    def _forward(self, network: Any, ids: Tensor, mask: Tensor) -> TextEncoding:
+        if self._padded_length is None:
+            ids, mask = cut_to_longest(ids, mask)
         output = network(input_ids=ids, **self._attention(mask), output_hidden_states=self.layer != -1)
         tokens = output.last_hidden_state if self.layer == -1 else output.hidden_states[self.layer]
         pooled = self._pool(tokens, mask, ids)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import MissingDependencyError, checked
 from classifier_free_guidance_pytorch.text.hugging_face import HFTextAdapter
+from classifier_free_guidance_pytorch.text.identity import EncoderIdentity
 
 _WEIGHTS = Path(__file__).parent / 'mini_weights'
 
@@ -54,6 +57,14 @@ class MiniAdapter(HFTextAdapter):
                 'reinstall the package, or pass a folder with such a model as model_names'
             )
         super()._read(max_length)
+
+    @property
+    def identity(self) -> EncoderIdentity:
+        """Of the shipped weights it states their digest, since a later release may ship others under the same name."""
+        if self.name != self.default_name:
+            return super().identity
+        digest = hashlib.sha256((_WEIGHTS / 'model.safetensors').read_bytes()).hexdigest()
+        return replace(super().identity, revision=digest[:16])
 
     def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         ids, mask = super()._tokenize(texts)

@@ -115,6 +115,9 @@ class OpenClipAdapter(TextEncoder):
     def _weights_key(self) -> Hashable:
         return type(self), self.name, self.pretrained, self.quick_gelu
 
+    def _settings(self) -> dict[str, Any]:
+        return {'pretrained': self.pretrained, 'quick_gelu': self.quick_gelu}
+
     def _load(self, dtype: torch.dtype) -> nn.Module:
         open_clip = import_open_clip()
         checkpoint = self.pretrained
@@ -134,13 +137,12 @@ class OpenClipAdapter(TextEncoder):
         network: nn.Module = tower.to(dtype)
         return network
 
-    def _forward(self, network: Any, texts: tuple[str, ...], device: torch.device) -> TextEncoding:
-        ids, mask = self._tokenize(texts)
-        pooled, tokens = network(ids.to(device))
+    def _forward(self, network: Any, ids: Tensor, mask: Tensor) -> TextEncoding:
+        pooled, tokens = network(ids)
         # Some towers give their tokens without the one they pool, the first (CLS) or, in open_clip 2, the last.
         first = 0 if getattr(network, 'pool_type', None) == 'last' else mask.shape[1] - tokens.shape[1]
-        mask = mask[:, first : first + tokens.shape[1]].to(device)
-        longest = int((mask * torch.arange(1, mask.shape[1] + 1, device=device)).max())
+        mask = mask[:, first : first + tokens.shape[1]]
+        longest = int((mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).max())
         return TextEncoding(tokens[:, :longest], mask[:, :longest], F.normalize(pooled, dim=-1))
 
     def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:

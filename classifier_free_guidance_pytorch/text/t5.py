@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.text.base import TextEncoder, masked_mean
+from classifier_free_guidance_pytorch.text.base import TextEncoder, cut_to_longest, masked_mean
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
 from classifier_free_guidance_pytorch.text.transformers_files import read_config, read_tokenizer, read_weights, tokenize
 
@@ -35,6 +35,7 @@ class T5Adapter(TextEncoder):
                 "use model_types='hf'"
             )
         self._model_type = config.model_type
+        self.revision = getattr(config, '_commit_hash', None)
         self.dim_latent = self.dim_pooled = config.d_model
         self.max_text_len = max_length or _DEFAULT_MAX_LENGTH
         self.tokenizer = read_tokenizer('T5Adapter', self.name)
@@ -42,10 +43,13 @@ class T5Adapter(TextEncoder):
     def _load(self, dtype: torch.dtype) -> nn.Module:
         return read_weights('T5Adapter', self.name, self._model_type, dtype)
 
-    def _forward(self, network: Any, texts: tuple[str, ...], device: torch.device) -> TextEncoding:
+    def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         ids, mask, truncated = tokenize(self.tokenizer, texts, self.max_text_len)
         if truncated is not None:
             self._warn_truncated(truncated)
-        mask = mask.to(device)
-        tokens = network(input_ids=ids.to(device), attention_mask=mask).last_hidden_state
+        return ids, mask
+
+    def _forward(self, network: Any, ids: Tensor, mask: Tensor) -> TextEncoding:
+        ids, mask = cut_to_longest(ids, mask)
+        tokens = network(input_ids=ids, attention_mask=mask).last_hidden_state
         return TextEncoding(tokens, mask, masked_mean(tokens, mask))

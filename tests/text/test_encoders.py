@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.text import Encoder, TextEncoder, build_encoder
+from classifier_free_guidance_pytorch.text import Encoder, TextEncoder, TextEncoding, build_encoder
 
 TEXTS = ['a red ball', 'the tiny green circle chasing after a yellow triangle', '']
 # name -> (maker of the hub, model_type, model_name, model_kwargs)
@@ -54,6 +54,20 @@ def test_the_interface(build):
     assert encoding.mask.dtype == torch.bool
     assert encoding.mask[:, 0].all()  # even the empty text has a token
     assert longest <= encoder.max_text_len
+
+
+def test_rows_of_token_ids_can_be_encoded_in_any_batches(build):
+    """Tokens made for all texts at once, encoded in other batches: the same features, with no padding that no row needs."""
+    encoder = build()
+    together = encoder.encode(TEXTS)
+    ids, mask = encoder.tokenize(TEXTS)
+    for rows in ([0], [2, 0]):
+        regrouped = encoder.encode_ids(ids[rows], mask[rows])
+        longest = int(together.mask[rows].sum(dim=1).max())
+        assert regrouped.tokens.shape[1] == longest
+        part = together[rows]
+        expected = TextEncoding(part.tokens[:, :longest], part.mask[:, :longest], part.pooled)
+        close(regrouped, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_padding_is_zero_and_everything_is_finite(build):
