@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _HOMES = {'EmbeddingStore': 'store', 'TextEmbedder': 'embedder', 'embed_corpus': 'run'}
 
-__all__ = ['EmbeddingStore', 'TextEmbedder', 'embed_corpus']  # noqa: F822
+__all__ = ['EmbeddingStore', 'TextEmbedder', 'embed_corpus']
 
 
 def __getattr__(name: str) -> Any:

@@ -60,8 +60,7 @@ class TextEncoder:
         dim_latent: width of a token feature.
         dim_pooled: width of the pooled feature.
         max_text_len: the most tokens a text can have; longer ones are truncated, with one warning.
-        tokenizer: the model's tokenizer.
-        revision: the commit of the model's files, where it is known.
+        tokenizer: the model's tokenizer; `revision`: the commit of its files, where it is known.
 
     Raises:
         ConfigError: an argument that cannot work.
@@ -126,7 +125,7 @@ class TextEncoder:
 
     @property
     def identity(self) -> EncoderIdentity:
-        """What tells this encoder's features from another's."""
+        """What tells its features from another's."""
         return EncoderIdentity(type(self).__name__, self.name, self.revision, tuple(sorted(self._settings().items())))
 
     @property
