@@ -1,0 +1,206 @@
+"""Where captions come from: a file, a folder of files of one kind, or a dataset of Hugging Face."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol
+
+from classifier_free_guidance_pytorch.corpus.sources_files import FORMATS, Bad, Entry, Format
+from classifier_free_guidance_pytorch.errors import ConfigError
+
+_USUAL_COLUMNS = ('caption', 'text', 'prompt')
+_END_BYTES = 1 << 16
+
+
+class Source(Protocol):
+    """Captions in a fixed order."""
+
+    @property
+    def unit(self) -> str:
+        """What an entry is called in a message: a line, a row, a sample."""
+
+    def entries(self) -> Iterator[Entry]:
+        """Every entry with its place, from the start; see `sources_files`."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What identifies the input, wherever it lies: the same for the same captions, in JSON."""
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """One file or several of one format, one after the other."""
+
+    paths: tuple[Path, ...]
+    format: Format
+    column: str
+
+    @property
+    def unit(self) -> str:
+        """What an entry is called."""
+        return self.format.unit
+
+    def entries(self) -> Iterator[Entry]:
+        """Places name the file where there are several."""
+        for path in self.paths:
+            for place, value in self.format.entries(path, self.column):
+                yield place if len(self.paths) == 1 else f'{path.name}:{place}', value
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Names, sizes and both ends of the files: what tells inputs apart without reading them twice."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            size = path.stat().st_size
+            digest.update(f'{path.name}\0{size}\0'.encode('utf-8', 'surrogateescape'))
+            with path.open('rb') as file:
+                digest.update(file.read(_END_BYTES))
+                file.seek(max(0, size - _END_BYTES))
+                digest.update(file.read(_END_BYTES))
+        size = sum(path.stat().st_size for path in self.paths)
+        described = {'kind': self.format.kind, 'column': self.column}
+        return {**described, 'files': len(self.paths), 'bytes': size, 'digest': digest.hexdigest()}
+
+
+@dataclass(frozen=True)
+class LimitedSource:
+    """The first entries of another source."""
+
+    source: Source
+    limit: int
+
+    @property
+    def unit(self) -> str:
+        """What an entry is called."""
+        return self.source.unit
+
+    def entries(self) -> Iterator[Entry]:
+        """Bad entries count too."""
+        return islice(self.source.entries(), self.limit)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """That of the source, and the limit."""
+        return {**self.source.fingerprint(), 'limit': self.limit}
+
+
+def open_source(
+    source: str | PathLike[str], column: str | None = None, split: str | None = None, limit: int | None = None
+) -> Source:
+    """The captions of an input, checked as far as that goes without reading it through.
+
+    Args:
+        source: a `.txt`, `.jsonl`, `.csv`, `.tsv`, `.parquet` or WebDataset `.tar` file, a folder of such files of one kind, a
+            folder written by `datasets.save_to_disk`, or the name of a dataset on the Hugging Face hub (`'name'` or
+            `'name:config'`).
+        column: where the caption stands; None for `caption`, `text`, `prompt` or the only column. Of a WebDataset, the suffix of
+            the members that are captions, by default `txt`.
+        split: which split of a dataset; None for `train`, or for the only one of a folder.
+        limit: read no more than so many entries.
+
+    Raises:
+        ConfigError: there is no such input, it is empty, it has no such column, or its format is unknown.
+        MissingDependencyError: its format needs the extra `[corpus]`, or the hub cannot be read.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f'limit counts captions and is at least 1, but got {limit}')
+    path = Path(source)
+    if path.is_file() or (path.is_dir() and not _is_saved_dataset(path)):
+        if split is not None:
+            raise ConfigError(f'split={split!r} chooses from a dataset of Hugging Face, but {source} is not one')
+        found: Source = _files(path, column)
+    else:
+        from classifier_free_guidance_pytorch.corpus.sources_hub import open_dataset
+
+        if not path.is_dir() and (path.suffix in FORMATS or str(source).startswith(('.', '/', '~'))):
+            raise ConfigError(f'{source} does not exist: pass a file, a folder or the name of a dataset')
+        found = open_dataset(source, column, split)
+    if next(found.entries(), None) is None:
+        raise ConfigError(f'{source} is empty: it holds no captions')
+    return found if limit is None else LimitedSource(found, limit)
+
+
+def choose_column(where: object, columns: Sequence[str], asked: str | None) -> str:
+    """The column that holds the captions.
+
+    Raises:
+        ConfigError: there is no such column, or none was asked for and it is not clear which it is; the columns are named.
+    """
+    listed = ', '.join(map(repr, columns)) or 'none'
+    if asked is not None:
+        if asked not in columns:
+            raise ConfigError(f'{where} has no column {asked!r} of strings: it has {listed}')
+        return asked
+    usual = [name for name in _USUAL_COLUMNS if name in columns]
+    if not usual and len(columns) != 1:
+        raise ConfigError(
+            f'{where} has several columns, or none, that could be the captions: choose with column; it has {listed}'
+        )
+    return (usual or list(columns))[0]
+
+
+def caption_of(value: Any, keep_empty: bool) -> str | Bad:
+    """The caption in an entry's value, or why there is none.
+
+    Example:
+        >>> caption_of(b'a dog', keep_empty=False), caption_of(None, keep_empty=False), caption_of(' ', keep_empty=False)
+        ('a dog', Bad(reason='missing'), Bad(reason='empty'))
+    """
+    if isinstance(value, Bad):
+        return value
+    if value is None:
+        return Bad('missing')
+    try:
+        if isinstance(value, bytes):
+            value = value.decode()
+        elif isinstance(value, str):
+            value.encode()  # a lone surrogate is in no UTF-8
+        else:
+            return Bad('not a string')
+    except UnicodeError:
+        return Bad('not UTF-8')
+    return value if keep_empty or value.strip() else Bad('empty')
+
+
+def _is_saved_dataset(folder: Path) -> bool:
+    """Whether `datasets.save_to_disk` wrote it."""
+    return any((folder / name).is_file() for name in ('dataset_dict.json', 'state.json'))
+
+
+def _files(path: Path, column: str | None) -> FileSource:
+    """The files of an input that is there."""
+    paths = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in FORMATS and file.is_file())
+    known = ', '.join(FORMATS)
+    if not paths:
+        raise ConfigError(f'the folder {path} holds no captions: it has no file with one of the suffixes {known}')
+    if paths[0].suffix not in FORMATS:
+        raise ConfigError(f'{path} is of an unknown kind: captions are read from files with one of the suffixes {known}')
+    formats = {file.suffix: FORMATS[file.suffix] for file in paths}
+    if len(formats) > 1:
+        raise ConfigError(
+            f'the folder {path} holds files of several kinds, {", ".join(formats)}: pass one, or a folder of one kind'
+        )
+    (one,) = formats.values()
+    _check_readable(paths)
+    if one.columns is None:
+        if column is not None and one.kind == 'txt':
+            raise ConfigError(f'column={column!r} was passed, but {path} is text, one caption per line, and has no columns')
+        return FileSource(tuple(paths), one, (column or 'txt').lstrip('.'))
+    chosen = choose_column(paths[0], one.columns(paths[0]), column)
+    if one.kind != 'jsonl':  # whose objects need not be alike
+        for file in paths[1:]:
+            choose_column(file, one.columns(file), chosen)
+    return FileSource(tuple(paths), one, chosen)
+
+
+def _check_readable(paths: Sequence[Path]) -> None:
+    """Refuse what is empty or cannot be opened, before anything reads it."""
+    for path in paths:
+        try:
+            with path.open('rb') as file:
+                if not file.read(1) and len(paths) == 1:
+                    raise ConfigError(f'{path} is empty: it holds no captions')
+        except OSError as error:
+            raise ConfigError(f'{path} cannot be read ({error.strerror})') from error

@@ -1,0 +1,87 @@
+"""The captions of a dataset of Hugging Face, from its hub or from a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from classifier_free_guidance_pytorch.corpus.sources import choose_column
+from classifier_free_guidance_pytorch.corpus.sources_files import Entry, arrow_values, is_text
+from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
+
+_BATCH_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class DatasetSource:
+    """A dataset, read as a stream of Arrow tables."""
+
+    dataset: Any
+    column: str
+    identity: dict[str, Any]
+    unit: str = 'row'
+
+    def entries(self) -> Iterator[Entry]:
+        """Rows are counted from 0."""
+        number = 0
+        for table in self.dataset.select_columns([self.column]).with_format('arrow').iter(batch_size=_BATCH_ROWS):
+            for value in arrow_values(table.column(0)):
+                yield number, value
+                number += 1
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Name, configuration and split, or the fingerprint that `datasets` gave to a folder."""
+        return {'kind': 'dataset', 'column': self.column, **self.identity}
+
+
+def open_dataset(source: str | PathLike[str], column: str | None, split: str | None) -> DatasetSource:
+    """A dataset on the hub, streamed, or in a folder, memory-mapped.
+
+    Raises:
+        ConfigError: it has no such split or column.
+        MissingDependencyError: `datasets` is not installed, or the dataset cannot be read.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{str(source)!r} is read with the library datasets ({error}): pip install 'classifier-free-guidance-pytorch[corpus]'"
+        ) from error
+    if Path(source).is_dir():
+        dataset, identity = _from_folder(datasets, Path(source), split)
+    else:
+        dataset, identity = _from_hub(datasets, fspath(source), split)
+    features = dataset.features or next(iter(dataset.take(1))).keys()
+    kinds = getattr(features, 'arrow_schema', None)
+    columns = [field.name for field in kinds if is_text(field.type)] if kinds is not None else list(features)
+    return DatasetSource(dataset, choose_column(source, columns, column), identity)
+
+
+def _from_folder(datasets: Any, folder: Path, split: str | None) -> tuple[Any, dict[str, Any]]:
+    found = datasets.load_from_disk(folder)
+    if isinstance(found, datasets.DatasetDict):
+        if split is None and len(found) == 1:
+            split = next(iter(found))
+        if split not in found:
+            raise ConfigError(f'{folder} has no split {split!r}: pass split, one of {", ".join(map(repr, found))}')
+        found = found[split]
+    elif split is not None:
+        raise ConfigError(f'split={split!r} was passed, but the dataset in {folder} has no splits')
+    return found, {'split': split, 'fingerprint': found._fingerprint, 'rows': len(found)}
+
+
+def _from_hub(datasets: Any, source: str, split: str | None) -> tuple[Any, dict[str, Any]]:
+    name, _, config = source.partition(':')
+    split = split or 'train'
+    try:
+        found = datasets.load_dataset(name, config or None, split=split, streaming=True)
+    except Exception as error:  # the clients' errors have no common base
+        cause = next(iter(str(error).splitlines()), '')
+        raise MissingDependencyError(
+            f'{source!r} is no file or folder, and could not be read as a dataset of the Hugging Face hub with split={split!r} '
+            f'({type(error).__name__}: {cause[:200]})'
+        ) from error
+    return found, {'name': name, 'config': config or None, 'split': split}
