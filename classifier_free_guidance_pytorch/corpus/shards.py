@@ -96,7 +96,12 @@ def caption_hash(caption: str) -> int:
         >>> -(2**63) <= caption_hash('a dog') < 2**63
         True
     """
-    return int.from_bytes(hashlib.blake2b(caption.encode(), digest_size=8).digest(), 'little', signed=True)
+    return int.from_bytes(caption_digest(caption.encode())[:8], 'little', signed=True)
+
+
+def caption_digest(caption: bytes) -> bytes:
+    """The 16 bytes by which equal captions are found: of a billion different ones, two agree once in 10^20 corpora."""
+    return hashlib.blake2b(caption, digest_size=16).digest()
 
 
 def offsets_of(lengths: Iterable[int]) -> Tensor:
