@@ -1,0 +1,22 @@
+"""Examples are scripts whose names start with a number, so that no import statement can name them."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / 'examples'
+
+
+@pytest.fixture(scope='module')
+def example(request):
+    """The script that the test module names in `EXAMPLE`, as a module."""
+    name = request.module.EXAMPLE
+    spec = importlib.util.spec_from_file_location(f'example_{name}', EXAMPLES / f'{name}.py')
+    script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look for their module
+    spec.loader.exec_module(script)
+    yield script
+    del sys.modules[spec.name]
