@@ -48,8 +48,8 @@ class Block(nn.Module):
         visible = torch.ones(new, known, dtype=torch.bool).tril(known - new)
         attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)
         hiddens = hiddens + self.to_out(attended.transpose(1, 2).flatten(2))
-        hiddens = hiddens + self.mlp(self.norm_mlp(hiddens))
-        return hiddens
+        changed: Tensor = hiddens + self.mlp(self.norm_mlp(hiddens))
+        return changed
 
 
 @classifier_free_guidance_class_decorator
