@@ -122,7 +122,7 @@ def open_source(
     return found if limit is None else LimitedSource(found, limit)
 
 
-def choose_column(where: object, columns: Sequence[str], asked: str | None) -> str:
+def choose_column(where: object, columns: Sequence[str], asked: str | None, option: str = 'column') -> str:
     """The column that holds the captions.
 
     Raises:
@@ -136,7 +136,7 @@ def choose_column(where: object, columns: Sequence[str], asked: str | None) -> s
     usual = [name for name in _USUAL_COLUMNS if name in columns]
     if not usual and len(columns) != 1:
         raise ConfigError(
-            f'{where} has several columns, or none, that could be the captions: choose with column; it has {listed}'
+            f'{where} has several columns, or none, that could be the captions: choose with {option}; it has {listed}'
         )
     return (usual or list(columns))[0]
 
