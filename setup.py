@@ -10,9 +10,14 @@ PACKAGE = 'classifier_free_guidance_pytorch'
 VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / PACKAGE / '__init__.py').read_text(encoding='utf-8'), re.MULTILINE)[1]
 
 DEMO = ['matplotlib>=3.8']
+CORPUS = ['datasets>=2.18', 'pyarrow>=14']
+RAY = ['ray[data]>=2.10']
+DISTRIBUTED = ['accelerate>=1.0']
 TEST = [
     *DEMO,
-    'accelerate>=1.0',
+    *CORPUS,
+    *RAY,
+    *DISTRIBUTED,
     'diffusers>=0.41',
     'hypothesis>=6.100',
     'kornia>=0.8',
@@ -46,8 +51,17 @@ setup(
         'safetensors>=0.4',
         'tqdm>=4.66',
     ],
-    extras_require={'demo': DEMO, 'test': TEST, 'dev': DEV},
-    entry_points={'console_scripts': [f'cfg-demo={PACKAGE}.demo.cli:main']},
+    extras_require={
+        'demo': DEMO,
+        'corpus': CORPUS,
+        'ray': RAY,
+        'distributed': DISTRIBUTED,
+        'test': TEST,
+        'dev': DEV,
+    },
+    entry_points={
+        'console_scripts': [f'cfg-demo={PACKAGE}.demo.cli:main', f'cfg-embed={PACKAGE}.corpus.command:main'],
+    },
     keywords=['classifier-free guidance', 'text conditioning', 'diffusion', 'FiLM', 'cross-attention', 'pytorch'],
     classifiers=[
         'Development Status :: 5 - Production/Stable',

@@ -93,6 +93,7 @@ class Plan:
         unique: different captions.
         skipped: captions of the input that are no part of it, counted by reason.
         batch_size: captions in a batch of the encoder; a shard's bytes may depend on it.
+        precision: 'fp32', 'bf16' or 'fp16', what the encoders compute in; likewise.
         version: of this format.
     """
 
@@ -103,6 +104,7 @@ class Plan:
     unique: int
     skipped: dict[str, int]
     batch_size: int
+    precision: str = 'fp32'
     version: int = VERSION
 
     def __post_init__(self) -> None:

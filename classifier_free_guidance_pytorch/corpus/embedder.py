@@ -1,0 +1,251 @@
+"""`TextEmbedder`: captions in, encodings without padding out; a callable for every engine that maps batches of rows.
+
+Batches of the encoder are formed by token length, so that a short caption is not padded to a long one beside it. What a caption
+becomes depends on the captions it is embedded with only by rounding.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from classifier_free_guidance_pytorch.corpus.manifest import EncoderRecord
+from classifier_free_guidance_pytorch.errors import ConfigError, UsageError, checked
+from classifier_free_guidance_pytorch.text import Encoder, TextEncoder, TextEncoding, as_texts, build_encoders, encode_with
+
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+Progress = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Captions, ready for the network of one encoder.
+
+    Attributes:
+        captions: as they came.
+        order: their rows, longest first.
+        ids: token ids and mask, `(n, length)`; None for an encoder that keeps its tokenizer to itself.
+    """
+
+    captions: Sequence[str]
+    order: Tensor
+    ids: tuple[Tensor, Tensor] | None
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What one encoder made of some captions, in their order, on the CPU.
+
+    Attributes:
+        pooled: `(n, dim_pooled)`, or None if it was not asked for.
+        tokens: per caption `(length, dim_latent)`, or None.
+    """
+
+    pooled: Tensor | None
+    tokens: list[Tensor] | None
+
+
+class TextEmbedder:
+    """Frozen text encoders as a function of a batch of captions.
+
+    It is small and picklable: the encoders are built, and their weights read, where it is first used. As a callable it maps a
+    batch of rows, `{column: captions, ...}`, to the same batch with the columns `<label>_pooled` and `<label>_tokens` of every
+    encoder in NumPy arrays (bfloat16, which NumPy lacks, in float32 arrays): for `datasets.map(embedder, batched=True)`, and for
+    `map_batches` of Ray Data, as an object or as the class.
+
+    Args:
+        model_types: `'t5'`, `'clip'`, `'bge'`, `'hf'`, `'mini'`, an encoder object, or a sequence of these.
+        model_names: a name or a local path per type; None for the type's default.
+        model_kwargs: a dict of adapter arguments per type.
+        dtype: what encodings are stored in, `'bf16'`, `'fp16'` or `'fp32'`.
+        precision: what the encoders compute in; None for `dtype` on an accelerator and `'fp32'` on a CPU.
+        pooled: give one feature per caption.
+        tokens: give one feature per token.
+        batch_size: captions in a batch of the encoder.
+        device: where the encoders run; None for the GPU of this process, and the CPU if there is none.
+        column: where the captions are, for use as a callable.
+
+    Attributes:
+        labels: what the encoders are called in a store: the type, and where that is not unique the model too.
+
+    Raises:
+        ConfigError: an argument that cannot work, or two encoders that are the same.
+
+    Example:
+        >>> embedder = TextEmbedder('mini', dtype='fp32')
+        >>> batch = embedder({'caption': ['a red circle', 'a blue square'], 'id': [7, 8]})
+        >>> sorted(batch), batch['mini_pooled'].shape, batch['mini_tokens'][0].shape
+        (['caption', 'id', 'mini_pooled', 'mini_tokens'], (2, 128), (5, 128))
+    """
+
+    @checked
+    def __init__(
+        self,
+        model_types: Any = 't5',
+        model_names: str | PathLike[str] | Sequence[str | PathLike[str] | None] | None = None,
+        model_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
+        *,
+        dtype: str = 'bf16',
+        precision: str | None = None,
+        pooled: bool = True,
+        tokens: bool = True,
+        batch_size: int = 64,
+        device: torch.device | str | int | None = None,
+        column: str = 'caption',
+    ) -> None:
+        for name, value in (('dtype', dtype), ('precision', precision)):
+            if value is not None and value not in DTYPES:
+                raise ConfigError(f'{name} is one of {", ".join(map(repr, DTYPES))}, but got {value!r}')
+        if batch_size < 1:
+            raise ConfigError(f'batch_size counts captions and is at least 1, but got {batch_size}')
+        if not (pooled or tokens):
+            raise ConfigError('nothing would be embedded: choose pooled=True, tokens=True or both')
+        self.model_types, self.model_names, self.model_kwargs = model_types, model_names, model_kwargs
+        self.dtype, self.pooled, self.tokens = dtype, pooled, tokens
+        self.batch_size, self.column = batch_size, column
+        self._precision, self._device = precision, device
+
+    @cached_property
+    def encoders(self) -> tuple[Encoder, ...]:
+        """The encoders, built at first use; their weights load at the first `embed`."""
+        return build_encoders(self.model_types, self.model_names, self.model_kwargs)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoders run: as asked, else the GPU that belongs to this process, else the CPU."""
+        if self._device is not None:
+            return torch.device(self._device)
+        if not torch.cuda.is_available():
+            return torch.device('cpu')
+        return torch.device('cuda', int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count())
+
+    @property
+    def precision(self) -> str:
+        """What the encoders compute in."""
+        return self._precision or ('fp32' if self.device.type == 'cpu' else self.dtype)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """One per encoder, each a folder's name."""
+        given = self.model_types if isinstance(self.model_types, list | tuple) else [self.model_types]
+        kinds = [kind if isinstance(kind, str) else type(kind).__name__ for kind in given]
+        names = [str(getattr(encoder, 'name', '')) for encoder in self.encoders]
+        alike = Counter(kinds)
+        labels = [
+            kind if alike[kind] == 1 else f'{kind}-{Path(name).name}' for kind, name in zip(kinds, names, strict=True)
+        ]  # fmt: skip
+        twice = [label for label, count in Counter(label.casefold() for label in labels).items() if count > 1]
+        if twice:
+            raise ConfigError(
+                f'two encoders have one name, {twice[0]!r}: each is embedded once and has a folder of that name; pass models '
+                'whose names differ, or embed them into two stores'
+            )
+        return tuple(''.join(letter if letter.isalnum() or letter in '._+-' else '-' for letter in label) for label in labels)
+
+    def records(self) -> tuple[EncoderRecord, ...]:
+        """What a store says of the encoders."""
+        stored = str(DTYPES[self.dtype]).removeprefix('torch.')
+        return tuple(
+            EncoderRecord.of(encoder, label, stored, pooled=self.pooled, tokens=self.tokens)
+            for encoder, label in zip(self.encoders, self.labels, strict=True)
+        )
+
+    def tokenize(self, encoder: Encoder, captions: Sequence[str]) -> Tokenized:
+        """Everything that comes before the network; it can run in a thread beside it."""
+        captions = as_texts(list(captions), 'captions')
+        if isinstance(encoder, TextEncoder):
+            ids, mask = encoder.tokenize(captions)
+            return Tokenized(captions, mask.sum(dim=1).argsort(descending=True, stable=True), (ids, mask))
+        # an object that says nothing of its tokens: long captions have many
+        return Tokenized(captions, torch.tensor([len(text) for text in captions]).argsort(descending=True, stable=True), None)
+
+    def encode(self, encoder: Encoder, tokenized: Tokenized, progress: Progress = lambda _: None) -> Embedded:
+        """Run the network over batches of captions of about one length, the longest first.
+
+        Raises:
+            UsageError: a feature is not finite in the dtype that it is stored in.
+        """
+        pooled: list[Tensor | None] = [None] * len(tokenized.captions)
+        tokens = list(pooled)
+        for rows in torch.split(tokenized.order, self.batch_size):
+            encoding = self._encode_batch(encoder, tokenized, rows)
+            numbers = rows.tolist()
+            if self.pooled:
+                for row, feature in zip(numbers, self._stored(encoding.pooled), strict=True):
+                    pooled[row] = feature
+            if self.tokens:
+                real = self._stored(encoding.tokens[encoding.mask])
+                for row, features in zip(numbers, torch.split(real, encoding.mask.sum(dim=1).tolist()), strict=True):
+                    tokens[row] = features
+            progress(len(numbers))
+        # every row is in exactly one batch
+        return Embedded(
+            torch.stack([feature for feature in pooled if feature is not None]) if self.pooled else None,
+            [features for features in tokens if features is not None] if self.tokens else None,
+        )
+
+    def _encode_batch(self, encoder: Encoder, tokenized: Tokenized, rows: Tensor) -> TextEncoding:
+        place: Any = {'device': self.device, 'dtype': DTYPES[self.precision]}
+        if tokenized.ids is None:
+            return encode_with(encoder, [tokenized.captions[row] for row in rows], **place)
+        ids, mask = tokenized.ids
+        assert isinstance(encoder, TextEncoder)
+        return encoder.encode_ids(ids[rows], mask[rows], **place)
+
+    def _stored(self, features: Tensor) -> Tensor:
+        """As they are stored."""
+        stored = features.to(DTYPES[self.dtype])
+        if not stored.isfinite().all():
+            raise UsageError(
+                f'a feature is not finite in {self.dtype}, computed in {self.precision}: store and compute in bf16 or fp32, '
+                'whose range is wider'
+            )
+        return stored.cpu()
+
+    def embed(self, captions: Sequence[str], progress: Progress = lambda _: None) -> dict[str, Embedded]:
+        """What every encoder makes of some captions, by label.
+
+        Raises:
+            ConfigError: the captions are no batch of strings.
+            MissingDependencyError: the weights of an encoder cannot be read.
+        """
+        named = zip(self.labels, self.encoders, strict=True)
+        return {label: self.encode(encoder, self.tokenize(encoder, captions), progress) for label, encoder in named}
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """A batch of rows with the columns of every encoder added."""
+        import numpy as np
+
+        if self.column not in batch:
+            raise ConfigError(f'a batch has no column {self.column!r}: it has {", ".join(map(repr, batch))}; pass column')
+        result: dict[str, Any] = dict(batch)
+        for label, embedded in self.embed(batch[self.column]).items():
+            if embedded.pooled is not None:
+                result[f'{label}_pooled'] = _array(embedded.pooled)
+            if embedded.tokens is not None:
+                ragged = np.empty(len(embedded.tokens), dtype=object)  # an array of arrays, even if all are of one length
+                ragged[:] = [_array(features) for features in embedded.tokens]
+                result[f'{label}_tokens'] = ragged
+        return result
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The arguments alone: another process builds the encoders again."""
+        return {key: value for key, value in self.__dict__.items() if key not in ('encoders', 'labels')}
+
+    def __repr__(self) -> str:
+        return f'TextEmbedder({self.model_types!r}, {self.model_names!r}, dtype={self.dtype!r}, batch_size={self.batch_size})'
+
+
+def _array(features: Tensor) -> Any:
+    """As NumPy has it."""
+    return (features.float() if features.dtype == torch.bfloat16 else features).numpy()

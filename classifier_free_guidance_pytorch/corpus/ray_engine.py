@@ -1,0 +1,97 @@
+"""The same job on Ray Data: shards are dealt out to actors, each of which builds the encoders once and writes its files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from classifier_free_guidance_pytorch.corpus.job import Job
+from classifier_free_guidance_pytorch.corpus.progress import SharedBar, progress_bar
+from classifier_free_guidance_pytorch.errors import CFGError, ConfigError, MissingDependencyError
+
+_PROCESSORS_PER_WORKER = 4
+
+
+class ShardWriter:
+    """What an actor does: encode the shards in a batch of rows, and say which files were written."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """`{'shard': numbers}` to the same, with the number of captions of each."""
+        shards = [int(shard) for shard in batch['shard']]
+        items = [item for item in self.job.items(shards) if not self.job.is_done(item)]
+        with progress_bar('encoding', None, quiet=True) as bar:
+            self.job.encode_items(items, SharedBar(bar, 1))
+        return {**batch, 'captions': [self.job.plan.rows_of(shard) for shard in shards]}
+
+
+def encode_with_ray(job: Job, address: str | None, workers: int | None, quiet: bool) -> None:
+    """Encode every shard that is not complete. All machines of the cluster need the folder under the same path.
+
+    Args:
+        job: what is to be encoded.
+        address: that of a running cluster; None starts one on this machine, and ends it.
+        workers: actors; None for one per GPU, or one per four processors without.
+        quiet: no progress bar.
+
+    Raises:
+        CFGError: what an actor raised, as it raised it.
+        ConfigError: no cluster answers at the address.
+        MissingDependencyError: Ray is not installed.
+    """
+    ray = _import_ray()
+    todo = [shard for shard in range(job.plan.shards) if not all(job.is_done(item) for item in job.items([shard]))]
+    if not todo:
+        return
+    started = not ray.is_initialized()
+    if started:
+        try:
+            ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+        except (ConnectionError, ValueError) as error:
+            raise ConfigError(f'no Ray cluster answers at ray_address={address!r} ({error})') from error
+    try:
+        _encode(ray, job, todo, workers, quiet)
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def _encode(ray: Any, job: Job, todo: list[int], workers: int | None, quiet: bool) -> None:
+    ray.data.DataContext.get_current().enable_progress_bars = False  # there is one bar, over captions
+    resources = ray.cluster_resources()
+    gpus, processors = int(resources.get('GPU', 0)), int(resources.get('CPU', 1))
+    workers = min(len(todo), workers or gpus or max(1, processors // _PROCESSORS_PER_WORKER))
+    written = ray.data.from_items([{'shard': shard} for shard in todo], override_num_blocks=len(todo)).map_batches(
+        ShardWriter,
+        fn_constructor_kwargs={'job': job},
+        batch_size=1,
+        concurrency=workers,
+        num_gpus=min(1, gpus / workers) if gpus else None,
+    )
+    left = sum(job.plan.rows_of(shard) for shard in todo)
+    try:
+        with progress_bar(f'encoding on {workers} workers', job.plan.unique, quiet, job.plan.unique - left) as bar:
+            for row in written.iter_rows():
+                bar.update(row['captions'])
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Our own error, if an actor raised one, out of what Ray wrapped it in."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, CFGError):
+        seen = getattr(seen, 'cause', None) or seen.__cause__
+    return seen or error
+
+
+def _import_ray() -> Any:
+    try:
+        import ray.data
+        import ray.exceptions
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"engine='ray' needs Ray Data ({error}): pip install 'classifier-free-guidance-pytorch[ray]'"
+        ) from error
+    return ray

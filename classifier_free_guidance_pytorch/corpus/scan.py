@@ -1,0 +1,159 @@
+"""The first pass over the captions: every entry is checked, equal captions become one, and the plan is written.
+
+It needs memory for a few thousand captions however many there are, and on the disk, until it ends, about as much as the input.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+
+from classifier_free_guidance_pytorch.corpus.manifest import captions_path
+from classifier_free_guidance_pytorch.corpus.merging import Merged, merge_equal
+from classifier_free_guidance_pytorch.corpus.shards import caption_digest, write_captions, write_index
+from classifier_free_guidance_pytorch.corpus.sources import Source, caption_of
+from classifier_free_guidance_pytorch.corpus.sources_files import Bad, Place
+from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
+
+_NAMED = 5  # places that are named per reason
+_BLOCK = 1 << 16  # captions that are numbered at once
+
+
+@dataclass
+class Skipped:
+    """Entries that are no part of the store: how many by reason, and where the first of them are.
+
+    Example:
+        >>> skipped = Skipped('line')
+        >>> for line in (3, 9, 4):
+        ...     skipped.add('empty', line)
+        >>> print(skipped)
+        3 empty (line 3, 9, 4)
+    """
+
+    unit: str
+    counts: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[Place]] = field(default_factory=dict)
+
+    def add(self, reason: str, place: Place) -> None:
+        """One more."""
+        self.counts[reason] += 1
+        places = self.places.setdefault(reason, [])
+        if len(places) < _NAMED:
+            places.append(place)
+
+    def __str__(self) -> str:
+        return '; '.join(
+            f'{count:,} {reason} ({self.unit} {", ".join(map(str, self.places[reason]))}{", ..." if count > _NAMED else ""})'
+            for reason, count in self.counts.items()
+        )
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What a scan found, beside the files that it wrote."""
+
+    captions: int
+    unique: int
+    skipped: Skipped
+
+
+def scratch_path(directory: Path) -> Path:
+    """Where a scan keeps what it needs until it ends; a folder with it and no plan is a scan that did not end."""
+    return directory / '.scan'
+
+
+def scan(
+    source: Source, directory: Path, shard_rows: int, keep_empty: bool = False, progress: Callable[[int], object] = lambda _: None
+) -> Scanned:
+    """Read a source through, and write the shards of captions and the index.
+
+    Args:
+        source: the captions.
+        directory: the store; what an earlier scan left there is overwritten.
+        shard_rows: different captions in a shard.
+        keep_empty: captions without a visible character are part of the store; else they are skipped and counted.
+        progress: called with 1 for every entry.
+
+    Returns:
+        The counts. The scratch folder is left to be removed by the caller, once the plan is written.
+
+    Raises:
+        ConfigError: no entry has a caption, or the source turns out to be damaged.
+        UsageError: the disk is full.
+    """
+    scratch = scratch_path(directory)
+    scratch.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(captions_path(directory, 0).parent, ignore_errors=True)  # of a scan that did not end, with other shards perhaps
+    try:
+        skipped = _spool(source, scratch, keep_empty, progress)
+        captions = (scratch / 'positions').stat().st_size // 8
+        if captions == 0:
+            raise ConfigError(f'the input holds no caption that can be encoded, only {skipped}')
+        merged = merge_equal(scratch / 'digests', scratch)
+    except OSError as error:
+        raise UsageError(
+            f'reading the captions stopped ({error}); {directory} has {shutil.disk_usage(directory).free:,} bytes free, and '
+            'needs about the size of the input while the captions are read. Mend this, and run the same again'
+        ) from error
+    for shard, batch in enumerate(_shards_of(_new_captions(scratch / 'captions', merged), shard_rows)):
+        write_captions(directory, shard, batch)
+    positions = torch.from_file(str(scratch / 'positions'), shared=True, size=captions, dtype=torch.int64)
+    rows, hashes, hash_rows = map(torch.from_numpy, (merged.rows, merged.hashes, merged.hash_rows))
+    write_index(directory, rows, positions, hashes, hash_rows)
+    return Scanned(captions, len(merged.hashes), skipped)
+
+
+def _spool(source: Source, scratch: Path, keep_empty: bool, progress: Callable[[int], object]) -> Skipped:
+    """Copy the captions, their digests and their positions among all entries; count the entries without one."""
+    skipped = Skipped(source.unit)
+    with (
+        (scratch / 'captions').open('wb') as texts,
+        (scratch / 'digests').open('wb') as digests,
+        (scratch / 'positions').open('wb') as positions,
+    ):
+        for position, (place, value) in enumerate(source.entries()):
+            progress(1)
+            caption = caption_of(value, keep_empty)
+            if isinstance(caption, Bad):
+                skipped.add(caption.reason, place)
+                continue
+            text = caption.encode()
+            texts.write(len(text).to_bytes(4, 'little'))
+            texts.write(text)
+            digests.write(caption_digest(text))
+            positions.write(position.to_bytes(8, 'little'))
+    return skipped
+
+
+def _new_captions(spooled: Path, merged: Merged) -> Iterator[str]:
+    """The different captions, in order of first appearance."""
+    unique = 0
+    with spooled.open('rb') as file:
+        for row in _stream(merged):
+            text = _next_text(file)
+            if row == unique:
+                unique += 1
+                yield text.decode()
+
+
+def _stream(merged: Merged) -> Iterator[int]:
+    """The numbers of all captions, as Python's, a block at a time."""
+    for start in range(0, len(merged.rows), _BLOCK):
+        yield from merged.rows[start : start + _BLOCK].tolist()
+
+
+def _next_text(file: BinaryIO) -> bytes:
+    return file.read(int.from_bytes(file.read(4), 'little'))
+
+
+def _shards_of(captions: Iterator[str], shard_rows: int) -> Iterator[list[str]]:
+    while shard := list(islice(captions, shard_rows)):
+        yield shard
