@@ -61,6 +61,11 @@ class PooledConditioner(Conditioner[Tensor]):
 
     def read_encodings(self, encodings: Encodings) -> Tensor:
         pooled = [encoding.pooled for encoding in encodings]
+        if any(feature.shape[-1] == 0 for feature in pooled):
+            raise ShapeError(
+                f'a {type(self).__name__} reads pooled features, and these text_embeds hold tokens only: store pooled features '
+                'as well, or condition by attention'
+            )
         return self.read_embeds(pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1))
 
     def read_embeds(self, embeds: Tensor | TextCondReturn) -> Tensor:

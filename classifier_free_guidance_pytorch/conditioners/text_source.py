@@ -8,7 +8,15 @@ from typing import Any, TypeAlias
 import torch
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
-from classifier_free_guidance_pytorch.text import EncodingMemo, TextEncoder, TextEncoding, as_texts, build_encoders, encode_with
+from classifier_free_guidance_pytorch.text import (
+    EncodingMemo,
+    TextEncoder,
+    TextEncoding,
+    as_texts,
+    build_encoders,
+    encode_with,
+    identity_of,
+)
 
 Encodings: TypeAlias = tuple[TextEncoding, ...]
 
@@ -29,13 +37,14 @@ class TextSource:
                 encoder.text_embed_pad_value = text_embed_pad_value
         self.dims_latent = tuple(encoder.dim_latent for encoder in self.encoders)
         self.dims_pooled = tuple(encoder.dim_pooled for encoder in self.encoders)
+        self.identities = tuple(map(identity_of, self.encoders))
         self._memo, self._empty = EncodingMemo(), EncodingMemo()
 
     @classmethod
     def without_encoders(cls) -> TextSource:
         """The source of a conditioner that reads no text."""
         source = cls.__new__(cls)
-        source.encoders = source.dims_latent = source.dims_pooled = ()
+        source.encoders = source.dims_latent = source.dims_pooled = source.identities = ()
         source._memo = source._empty = EncodingMemo()
         return source
 
@@ -73,7 +82,7 @@ class TextSource:
         """Refuse encodings that these encoders cannot have made.
 
         Raises:
-            ConfigError: their number is not that of the encoders.
+            ConfigError: their number is not that of the encoders, or another encoder made them.
             ShapeError: their widths are not those of the encoders, or their batches differ.
         """
         if len(encodings) != len(self.encoders):
@@ -81,9 +90,16 @@ class TextSource:
                 f'{len(encodings)} TextEncoding(s) were passed to a conditioner with {len(self.encoders)} encoder(s): '
                 'pass one per encoder, in the order of model_types, as encode_texts returns them'
             )
-        for encoding, encoder in zip(encodings, self.encoders, strict=True):
+        for encoding, encoder, identity in zip(encodings, self.encoders, self.identities, strict=True):
+            if encoding.origin is not None and not encoding.origin.matches(identity):
+                raise ConfigError(
+                    f'text_embeds were made by {encoding.origin}, but this conditioner was built for {identity}: build it for '
+                    'that encoder, or embed the texts again. If the two are one model under two names, open the store with '
+                    'check_encoders=False'
+                )
             widths = (encoding.tokens.shape[-1], encoding.pooled.shape[-1])
-            if widths != (encoder.dim_latent, encoder.dim_pooled):
+            # features that were not stored are of width 0; a conditioner that needs them says so
+            if widths not in ((encoder.dim_latent, encoder.dim_pooled), (encoder.dim_latent, 0)):
                 raise ShapeError(
                     f'a TextEncoding with tokens of width {widths[0]} and pooled features of width {widths[1]} was passed, but '
                     f'{type(encoder).__name__} makes {encoder.dim_latent} and {encoder.dim_pooled}: was it made by another?'

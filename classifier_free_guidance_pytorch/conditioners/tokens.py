@@ -71,6 +71,11 @@ class TokenConditioner(Conditioner[Tokens]):
 
     def read_encodings(self, encodings: Encodings) -> Tokens:
         weight = self.weight
+        if any(encoding.tokens.shape[1] == 0 for encoding in encodings):
+            raise ShapeError(
+                f'a {type(self).__name__} reads tokens, and these text_embeds hold pooled features only: store tokens as well, '
+                'or condition by FiLM'
+            )
         return Tokens(
             tuple(
                 (project(encoding.tokens.to(weight)), encoding.mask.to(weight.device))

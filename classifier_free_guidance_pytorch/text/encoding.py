@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
+from classifier_free_guidance_pytorch.text.identity import EncoderIdentity
 
 
 def moved(tensor: Tensor, device: torch.device | str | int | None, dtype: torch.dtype | None) -> Tensor:
@@ -28,12 +29,13 @@ class TextEncoding:
     """The frozen features of a batch of texts.
 
     Attributes:
-        tokens: one feature per token, `(b, n, dim_latent)`.
+        tokens: one feature per token, `(b, n, dim_latent)`; `n` is 0 where only pooled features were stored.
         mask: `(b, n)`, boolean, True where the token is real and False where it is padding.
-        pooled: one feature per text, `(b, dim_pooled)`.
+        pooled: one feature per text, `(b, dim_pooled)`; of width 0 where only tokens were stored.
+        origin: the encoder that made it, where that is known, as of what was stored; conditioners for another refuse it.
 
     Raises:
-        ShapeError: the three do not describe the same batch.
+        ShapeError: the three tensors do not describe the same batch.
         ConfigError: the mask is not boolean.
 
     Example:
@@ -45,6 +47,7 @@ class TextEncoding:
     tokens: Tensor
     mask: Tensor
     pooled: Tensor
+    origin: EncoderIdentity | None = None
 
     def __post_init__(self) -> None:
         tokens, mask, pooled = self.tokens, self.mask, self.pooled
@@ -74,7 +77,7 @@ class TextEncoding:
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> TextEncoding:
         """The encoding with `fn` applied to each of its three tensors."""
-        return TextEncoding(fn(self.tokens), fn(self.mask), fn(self.pooled))
+        return TextEncoding(fn(self.tokens), fn(self.mask), fn(self.pooled), self.origin)
 
     def to(self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None) -> TextEncoding:
         """Move to a device and / or a floating dtype; the mask stays boolean."""
@@ -89,18 +92,22 @@ class TextEncoding:
         missing = length - self.tokens.shape[1]
         if missing < 0:
             raise ShapeError(f'cannot pad an encoding of {self.tokens.shape[1]} tokens to {length}')
-        return TextEncoding(F.pad(self.tokens, (0, 0, 0, missing)), F.pad(self.mask, (0, missing)), self.pooled)
+        return TextEncoding(F.pad(self.tokens, (0, 0, 0, missing)), F.pad(self.mask, (0, missing)), self.pooled, self.origin)
 
     @staticmethod
     def collate(encodings: Sequence[TextEncoding]) -> TextEncoding:
         """Join batches into one, padded to the longest; fits a `DataLoader` as `collate_fn`."""
         if not encodings:
             raise ConfigError('TextEncoding.collate needs at least one encoding, but got an empty sequence')
+        origins = {encoding.origin: None for encoding in encodings}
+        if len(origins) > 1:
+            raise ConfigError(
+                f'TextEncoding.collate joins encodings of one encoder, but got those of {", ".join(map(str, origins))}'
+            )
         longest = max(encoding.tokens.shape[1] for encoding in encodings)
         padded = [encoding.padded(longest) for encoding in encodings]
-        return TextEncoding(
-            torch.cat([e.tokens for e in padded]), torch.cat([e.mask for e in padded]), torch.cat([e.pooled for e in padded])
-        )
+        tokens, mask, pooled = (torch.cat([getattr(e, name) for e in padded]) for name in ('tokens', 'mask', 'pooled'))
+        return TextEncoding(tokens, mask, pooled, encodings[0].origin)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the encoding to one safetensors file."""

@@ -28,9 +28,8 @@ class EncoderIdentity:
 
     def matches(self, other: EncoderIdentity) -> bool:
         """Whether nothing that is known of both tells them apart."""
-        revisions = {self.revision, other.revision} - {None}
-        same = (self.type, self.name, self.settings) == (other.type, other.name, other.settings)
-        return same and len(revisions) < 2
+        same_revision = self.revision is None or other.revision is None or self.revision == other.revision
+        return same_revision and (self.type, self.name, self.settings) == (other.type, other.name, other.settings)
 
     def __str__(self) -> str:
         revision = () if self.revision is None else (('revision', self.revision),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from functools import cache
 from os import PathLike
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from classifier_free_guidance_pytorch.text.hugging_face import HFTextAdapter
 from classifier_free_guidance_pytorch.text.identity import EncoderIdentity
 
 _WEIGHTS = Path(__file__).parent / 'mini_weights'
+
+
+@cache
+def _digest_of_weights() -> str:
+    """What tells these weights from those of another release."""
+    return hashlib.sha256((_WEIGHTS / 'model.safetensors').read_bytes()).hexdigest()[:16]
 
 
 class MiniAdapter(HFTextAdapter):
@@ -63,8 +70,7 @@ class MiniAdapter(HFTextAdapter):
         """Of the shipped weights it states their digest, since a later release may ship others under the same name."""
         if self.name != self.default_name:
             return super().identity
-        digest = hashlib.sha256((_WEIGHTS / 'model.safetensors').read_bytes()).hexdigest()
-        return replace(super().identity, revision=digest[:16])
+        return replace(super().identity, revision=_digest_of_weights())
 
     def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         ids, mask = super()._tokenize(texts)
