@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from classifier_free_guidance_pytorch.corpus.job import Job
@@ -47,7 +48,9 @@ def encode_with_ray(job: Job, address: str | None, workers: int | None, quiet: b
     started = not ray.is_initialized()
     if started:
         try:
-            ray.init(address=address, log_to_driver=False, include_dashboard=False if address is None else None)
+            ray.init(
+                address=address, log_to_driver=False, logging_level='ERROR', include_dashboard=False if address is None else None
+            )
         except (ConnectionError, ValueError) as error:
             raise ConfigError(f'no Ray cluster answers at ray_address={address!r} ({error})') from error
     try:
@@ -59,6 +62,7 @@ def encode_with_ray(job: Job, address: str | None, workers: int | None, quiet: b
 
 def _encode(ray: Any, job: Job, todo: list[int], workers: int | None, quiet: bool) -> None:
     ray.data.DataContext.get_current().enable_progress_bars = False  # there is one bar, over captions
+    logging.getLogger('ray.data').setLevel(logging.ERROR)
     resources = ray.cluster_resources()
     gpus, processors = int(resources.get('GPU', 0)), int(resources.get('CPU', 1))
     workers = min(len(todo), workers or gpus or max(1, processors // _PROCESSORS_PER_WORKER))
@@ -66,7 +70,7 @@ def _encode(ray: Any, job: Job, todo: list[int], workers: int | None, quiet: boo
         ShardWriter,
         fn_constructor_kwargs={'job': job},
         batch_size=1,
-        concurrency=workers,
+        compute=ray.data.ActorPoolStrategy(size=workers),
         num_gpus=min(1, gpus / workers) if gpus else None,
     )
     left = sum(job.plan.rows_of(shard) for shard in todo)
