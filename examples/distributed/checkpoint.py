@@ -21,6 +21,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from classifier_free_guidance_pytorch.errors import ConfigError
 
+SETTINGS = 'run.json'  # the settings that a run was begun with, beside its checkpoints
+
 
 class EMA:
     """The exponential moving average of the weights: of each process's share, where they are sharded."""
@@ -84,13 +86,11 @@ def claim(out: Path, settings: dict[str, Any], resume: bool) -> Path | None:
     """The checkpoint to go on from, or None for a new run.
 
     Raises:
-        ConfigError: the folder holds a run and `resume` does not say to go on with it; or the other way round; or the run in it
-            has other settings, which would give another curve.
+        ConfigError: the folder holds a run and `resume` does not say to go on with it, or the run in it was begun with other
+            settings, which would give another curve.
     """
-    written = out / 'run.json'
-    if not written.exists():
-        if resume:
-            raise ConfigError(f'--resume goes on with a run, but {out} holds none: leave --resume out, or correct --out')
+    written = out / SETTINGS
+    if not written.exists():  # it is written with the first checkpoint
         return None
     if not resume:
         raise ConfigError(f'{out} holds a run already: pass --resume to go on with it, or another --out')

@@ -60,10 +60,6 @@ class DDP:
             dist.all_reduce(value)
         return value / self.world
 
-    def barrier(self) -> None:
-        if dist.is_initialized():
-            dist.barrier()
-
     def close(self) -> None:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -122,6 +118,10 @@ class Accelerated(DDP):
 
     def backward(self, loss: Tensor) -> None:
         self.accelerator.backward(loss)
+
+    def close(self) -> None:
+        self.accelerator.free_memory()
+        super().close()
 
 
 STRATEGIES = {'ddp': DDP, 'fsdp': FSDP, 'accelerate': Accelerated}

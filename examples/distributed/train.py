@@ -22,11 +22,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from checkpoint import EMA, Run, claim
+from checkpoint import EMA, SETTINGS, Run, claim
 from data import CaptionedPictures, MicroBatches, collate, read_embeddings, seed_of
 from denoiser import build, flow_loss
 from safetensors.torch import save_file
@@ -45,7 +47,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--strategy', choices=STRATEGIES, default='ddp')
     parser.add_argument('--out', type=Path, required=True, help='a folder for checkpoints, losses.jsonl and ema.safetensors')
-    parser.add_argument('--resume', action='store_true', help='go on from the last checkpoint in --out')
+    parser.add_argument('--resume', action='store_true', help='go on from the last checkpoint in --out, if there is one')
     parser.add_argument('--steps', type=int, default=500)
     parser.add_argument('--save-every', type=int, default=100, help='steps from one checkpoint to the next')
     parser.add_argument('--batch', type=int, default=64, help='samples in a step, over all processes')
@@ -82,7 +84,7 @@ def new_run(settings: argparse.Namespace, strategy: DDP) -> Run:
     return Run(wrapped.train(), optimizer, schedule, EMA(model, settings.ema))
 
 
-def train_step(run: Run, strategy: DDP, batches, settings: argparse.Namespace) -> torch.Tensor:
+def train_step(run: Run, strategy: DDP, batches: Iterator, settings: argparse.Namespace) -> torch.Tensor:
     """One step of the optimizer on this process's micro-batches; returns the mean loss of the whole batch."""
     parts = settings.batch // settings.micro_batch
     mine = range(strategy.rank, parts, strategy.world)
@@ -104,19 +106,16 @@ def train_step(run: Run, strategy: DDP, batches, settings: argparse.Namespace) -
     return strategy.mean(total)
 
 
-def train(run: Run, strategy: DDP, settings: argparse.Namespace) -> None:
+def train(run: Run, strategy: DDP, pictures: CaptionedPictures, settings: argparse.Namespace) -> None:
     """Train from where the run is to its end; the first process writes the losses and shows the progress."""
-    embeddings = None if settings.embeddings is None else read_embeddings(settings.embeddings)
-    steps = range(run.steps_done, settings.steps)
-    parts = settings.batch // settings.micro_batch
-    sampler = MicroBatches(settings.items, settings.micro_batch, parts, steps, strategy.rank, strategy.world, settings.seed)
-    pictures = CaptionedPictures(settings.items, embeddings)
-    batches = iter(DataLoader(pictures, batch_sampler=sampler, collate_fn=collate, num_workers=settings.workers))
     first = strategy.rank == 0
     losses = settings.out / 'losses.jsonl'
     if first:  # what was logged after the checkpoint is trained again
-        kept = losses.read_text().splitlines()[: run.steps_done] if losses.exists() else []
+        settings.out.mkdir(parents=True, exist_ok=True)
+        kept = losses.read_text().splitlines()[: run.steps_done] if run.steps_done else []
         losses.write_text(''.join(f'{line}\n' for line in kept))
+    steps = range(run.steps_done, settings.steps)
+    batches = share_of_batches(pictures, steps, strategy, settings)
     with tqdm(steps, desc='train', unit='step', initial=steps.start, total=settings.steps, disable=not first) as bar:
         for step in bar:
             loss = train_step(run, strategy, batches, settings).item()
@@ -126,37 +125,63 @@ def train(run: Run, strategy: DDP, settings: argparse.Namespace) -> None:
                 bar.set_postfix(loss=f'{loss:.4f}', refresh=False)
             if run.steps_done % settings.save_every == 0 or run.steps_done == settings.steps:
                 run.save(settings.out)
+                if first:
+                    (settings.out / SETTINGS).write_text(json.dumps(decisive(settings), indent=2))
+
+
+def share_of_batches(pictures: CaptionedPictures, steps: range, strategy: DDP, settings: argparse.Namespace) -> Iterator:
+    """This process's micro-batches of the remaining steps, in order."""
+    parts = settings.batch // settings.micro_batch
+    shares = MicroBatches(len(pictures), settings.micro_batch, parts, steps, strategy.rank, strategy.world, settings.seed)
+    return iter(
+        DataLoader(
+            pictures,
+            batch_sampler=shares,
+            collate_fn=collate,
+            num_workers=settings.workers,
+            pin_memory=strategy.device.type == 'cuda',
+        )
+    )
+
+
+def decisive(settings: argparse.Namespace) -> dict[str, Any]:
+    """The settings that decide the curve, for JSON."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(settings).items() if name not in FREE}
 
 
 def check(settings: argparse.Namespace, world: int) -> None:
     """Refuse a batch that cannot be shared out."""
     parts, rest = divmod(settings.batch, settings.micro_batch)
-    if rest or parts % world:
+    if rest or not parts or parts % world:
         raise ConfigError(
-            f'--batch {settings.batch} must be --micro-batch {settings.micro_batch} times a multiple of the {world} processes'
+            f'a batch is shared out in whole micro-batches, as many to each process: --batch {settings.batch} is no multiple of '
+            f'--micro-batch {settings.micro_batch} times {world} process(es)'
         )
 
 
+def train_to_the_end(settings: argparse.Namespace, strategy: DDP) -> None:
+    """Check, begin or go on, train, and write the averaged weights."""
+    check(settings, strategy.world)
+    checkpoint = claim(settings.out, decisive(settings), settings.resume)
+    embeddings = None if settings.embeddings is None else read_embeddings(settings.embeddings)
+    pictures = CaptionedPictures(settings.items, embeddings)
+    run = new_run(settings, strategy)
+    if checkpoint is not None:
+        run.load(checkpoint)
+    if strategy.rank == 0:
+        print(f'{settings.out}: ' + (f'goes on from {checkpoint.name}' if checkpoint else 'a new run'))
+    train(run, strategy, pictures, settings)
+    weights = run.ema.gathered()
+    if strategy.rank == 0:
+        save_file(weights, settings.out / 'ema.safetensors')
+
+
 def main(settings: argparse.Namespace) -> None:
-    """Train, or go on training, and write the averaged weights."""
+    """Join the other processes, train, and leave them."""
     strategy = STRATEGIES[settings.strategy](settings.bf16)
     try:
-        check(settings, strategy.world)
-        decisive = {name: value for name, value in vars(settings).items() if name not in FREE}
-        decisive['embeddings'] = settings.embeddings and str(settings.embeddings)
-        checkpoint = claim(settings.out, decisive, settings.resume)
-        strategy.barrier()  # all have looked before one writes
-        if strategy.rank == 0:
-            settings.out.mkdir(parents=True, exist_ok=True)
-            (settings.out / 'run.json').write_text(json.dumps(decisive, indent=2))
-        run = new_run(settings, strategy)
-        if checkpoint is not None:
-            run.load(checkpoint)
-        train(run, strategy, settings)
-        weights = run.ema.gathered()
-        if strategy.rank == 0:
-            save_file(weights, settings.out / 'ema.safetensors')
-    finally:
+        train_to_the_end(settings, strategy)
+    finally:  # the wrapped model is gone by now: it must not outlive its process group
         strategy.close()
 
 
