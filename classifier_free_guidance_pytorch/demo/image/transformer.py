@@ -90,9 +90,7 @@ class Block(nn.Module):
     def __init__(self, dim: int, heads: int, text_in_norms: bool) -> None:
         super().__init__()
         self.text_in_norms = text_in_norms
-        self.norm = nn.LayerNorm(
-            dim, elementwise_affine=False
-        )  # time and text bring scale and shift; nothing to learn, so shared
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)  # time and text bring scale and shift: both branches share it
         self.modulation = nn.Parameter(torch.zeros(6 * dim))
         self.attention = SelfAttention(dim, heads)
         self.feed_forward = nn.Sequential(nn.Linear(dim, dim * 4), nn.GELU(approximate='tanh'), nn.Linear(dim * 4, dim))
