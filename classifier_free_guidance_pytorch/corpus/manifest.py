@@ -13,11 +13,14 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from classifier_free_guidance_pytorch.corpus.files import FileRecord, read_json, write_json
 from classifier_free_guidance_pytorch.errors import ConfigError, StoreError
 from classifier_free_guidance_pytorch.text import Encoder, EncoderIdentity, identity_of
+
+Record = TypeVar('Record')
 
 VERSION = 1
 INDEX = 'index.safetensors'
@@ -170,7 +173,7 @@ class Manifest:
         listed = content.pop('files', None)
         plan = _plan_of(content, path)
         try:
-            files = {record['name']: FileRecord(**record) for record in listed or ()}
+            files = {record['name']: _typed(FileRecord, record) for record in listed or ()}
         except (TypeError, KeyError) as error:
             raise StoreError(f'{path} is damaged: its list of files cannot be read ({error})') from error
         if files.keys() != set(names(plan)):
@@ -245,7 +248,7 @@ def noted(directory: Path, name: str) -> FileRecord | None:
     if not record_path(path).exists():
         return None
     try:
-        record = FileRecord(**read_json(record_path(path)))
+        record = _typed(FileRecord, read_json(record_path(path)))
     except TypeError as error:
         raise StoreError(f'{record_path(path)} is no record of a file ({error})') from error
     if record.name != name:
@@ -301,10 +304,24 @@ def _plan_of(content: dict[str, Any], path: Path) -> Plan:
     if version != VERSION:
         raise StoreError(f'{path} is of format version {version!r}, and this release reads version {VERSION}')
     try:
-        encoders = tuple(EncoderRecord(**encoder) for encoder in content.pop('encoders'))
-        return Plan(encoders=encoders, **content)
+        encoders = tuple(_typed(EncoderRecord, encoder) for encoder in content.pop('encoders'))
+        return _typed(Plan, {**content, 'encoders': encoders})
     except (TypeError, KeyError, AttributeError, ConfigError) as error:
         raise StoreError(f'{path} is no plan of a store ({error})') from error
+
+
+def _typed(record: type[Record], content: Mapping[str, Any]) -> Record:
+    """A dataclass from JSON, whose fields are of exactly the types that it declares.
+
+    Raises:
+        TypeError: they are not.
+    """
+    made = record(**content)
+    for name, hint in get_type_hints(record).items():
+        allowed = get_args(hint) if isinstance(hint, UnionType) else (get_origin(hint) or hint,)
+        if type(getattr(made, name)) not in allowed:
+            raise TypeError(f'{name} is {getattr(made, name)!r}')
+    return made
 
 
 def _flat(nested: Any, prefix: str = '') -> dict[str, Any]:

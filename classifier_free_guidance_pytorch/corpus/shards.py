@@ -29,7 +29,7 @@ def write_captions(directory: Path, shard: int, captions: Sequence[str]) -> File
         ConfigError: the folder cannot be written to.
     """
     encoded = [caption.encode() for caption in captions]
-    tables = {'offsets': offsets_of(map(len, encoded)), 'caption_checks': checks_of(encoded)}
+    tables = {'offsets': offsets_of(map(len, encoded)), 'captions_checks': checks_of(encoded)}
     data = {
         'captions': torch.frombuffer(bytearray(b''.join(encoded)) or bytearray(1), dtype=torch.uint8)[: sum(map(len, encoded))]
     }
@@ -57,7 +57,7 @@ def write_encodings(
     data: dict[str, Tensor | Sequence[Tensor]] = {}
     if tokens is not None:
         tables['offsets'] = offsets_of(map(len, tokens))
-        tables['token_checks'] = checks_of(map(bytes_of, tokens))
+        tables['tokens_checks'] = checks_of(map(bytes_of, tokens))
         data['tokens'] = tokens
     if pooled is not None:
         tables['pooled_checks'] = checks_of(map(bytes_of, pooled))

@@ -13,6 +13,7 @@ from classifier_free_guidance_pytorch.errors import ConfigError, checked
 from classifier_free_guidance_pytorch.text.base import TextEncoder, cut_to_longest, masked_mean
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
 from classifier_free_guidance_pytorch.text.transformers_files import (
+    cached_revision,
     read_config,
     read_tokenizer,
     read_weights,
@@ -89,7 +90,7 @@ class HFTextAdapter(TextEncoder):
         if self.layer < -depth:
             raise ConfigError(f'layer={self.layer} is beyond the {depth} layers of {self.name!r}: -1 to -{depth}')
         self._model_type = config.model_type
-        self.revision = getattr(config, '_commit_hash', None)
+        self.revision = cached_revision(self._source)
         self.dim_latent = self.dim_pooled = text_config.hidden_size
         self.tokenizer = read_tokenizer(what, self._source)
         self.max_text_len = token_limit(self.name, text_config, self.tokenizer, max_length)

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.text.base import TextEncoder, cut_to_longest, masked_mean
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
-from classifier_free_guidance_pytorch.text.transformers_files import read_config, read_tokenizer, read_weights, tokenize
+from classifier_free_guidance_pytorch.text.transformers_files import (
+    cached_revision,
+    read_config,
+    read_tokenizer,
+    read_weights,
+    tokenize,
+)
 
 _TYPES = ('t5', 'mt5', 'umt5')
 _DEFAULT_MAX_LENGTH = 256  # relative positions set no limit; 256 tokens are what 0.7.1 and Imagen use
@@ -35,7 +41,7 @@ class T5Adapter(TextEncoder):
                 "use model_types='hf'"
             )
         self._model_type = config.model_type
-        self.revision = getattr(config, '_commit_hash', None)
+        self.revision = cached_revision(self.name)
         self.dim_latent = self.dim_pooled = config.d_model
         self.max_text_len = max_length or _DEFAULT_MAX_LENGTH
         self.tokenizer = read_tokenizer('T5Adapter', self.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.text.hub import read_model_files
+from classifier_free_guidance_pytorch.text.hub import looks_local, read_model_files
 from classifier_free_guidance_pytorch.text.torchvision_repair import repair_torchvision
 
 # The class that holds the text encoder alone; every other type is read by AutoModel. ByT5 and Flan-T5 are of type 't5'.
@@ -44,6 +45,14 @@ def read_config(what: str, name: str) -> Any:
         return getattr(transformers, class_name).from_pretrained(name, local_files_only=local)
 
     return read_model_files(what, name, read)
+
+
+def cached_revision(name: str) -> str | None:
+    """The commit of a model's files in the cache of the hub; None for a local folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = None if looks_local(name) else try_to_load_from_cache(name, 'config.json')
+    return Path(path).parent.name if isinstance(path, str) else None
 
 
 def read_tokenizer(what: str, name: str) -> Any:
