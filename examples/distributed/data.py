@@ -1,4 +1,4 @@
-"""Captioned pictures, their stored encodings, and the micro-batches that the processes share out among themselves.
+"""Captioned pictures, and the micro-batches that the processes share out among themselves.
 
     python examples/distributed/data.py --items 1024 > captions.txt
 
@@ -12,16 +12,14 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from classifier_free_guidance_pytorch import TextEncoding
-from classifier_free_guidance_pytorch.demo.shapes import ShapesDataset
-from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.corpus import EmbeddingStore
+from classifier_free_guidance_pytorch.demo.shapes import Sample, ShapesDataset
+from classifier_free_guidance_pytorch.demo.shapes import collate as as_batch
 
 
 def seed_of(*numbers: int) -> int:
@@ -39,45 +37,13 @@ def shapes(items: int) -> ShapesDataset:
     return ShapesDataset(size=16, length=items, kinds=('single',))
 
 
-class CaptionedPictures(Dataset):
-    """Pairs of an image and its text: the caption, or the frozen encodings of it if there are any.
+def collate(samples: Sequence[Sample], store: EmbeddingStore | None = None) -> tuple[Tensor, dict[str, Any]]:
+    """Images `(b, 3, h, w)` from -1 to 1, and the keyword that the decorated model takes for their texts.
 
-    Args:
-        items: number of pictures.
-        embeddings: what `read_embeddings` returns, or None for captions.
+    With a store, that is what the encoders made of the captions beforehand; a caption that it lacks is an error that names it.
     """
-
-    def __init__(self, items: int, embeddings: Sequence[TextEncoding] | None = None) -> None:
-        self.shapes, self.embeddings = shapes(items), embeddings
-        for encodings in embeddings or ():
-            if len(encodings) != items:
-                raise ConfigError(f'the embeddings hold {len(encodings)} texts for {items} pictures: embed their captions anew')
-
-    def __len__(self) -> int:
-        return len(self.shapes)
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Any]]:
-        samples = self.shapes.__getitems__(indices)
-        if self.embeddings is None:
-            return [(sample.image, sample.caption) for sample in samples]
-        return [
-            (sample.image, [encodings[index] for encodings in self.embeddings])
-            for sample, index in zip(samples, indices, strict=True)
-        ]
-
-
-def collate(pairs: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, dict[str, Any]]:
-    """Images `(b, 3, h, w)` from -1 to 1, and the keyword that the decorated model takes for their texts."""
-    images, texts = zip(*pairs, strict=True)
-    batch = torch.stack(images) * 2 - 1
-    if isinstance(texts[0], str):
-        return batch, {'texts': list(texts)}
-    return batch, {'text_embeds': [TextEncoding.collate(encodings) for encodings in zip(*texts, strict=True)]}
-
-
-def read_embeddings(path: Path) -> Sequence[TextEncoding]:
-    """One `TextEncoding` per encoder, as `encode_texts` returned and `TextEncoding.save` wrote it."""
-    return (TextEncoding.load(path),)
+    images, captions = as_batch(samples)
+    return images * 2 - 1, {'texts': captions} if store is None else {'text_embeds': store[captions]}
 
 
 @dataclass(frozen=True)

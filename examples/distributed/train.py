@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from checkpoint import EMA, SETTINGS, Run, claim
-from data import CaptionedPictures, MicroBatches, collate, read_embeddings, seed_of
+from data import MicroBatches, collate, seed_of, shapes
 from denoiser import build, flow_loss
 from safetensors.torch import save_file
 from strategies import DDP, STRATEGIES
@@ -37,6 +37,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from classifier_free_guidance_pytorch.corpus import EmbeddingStore
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 # What may differ when a run is resumed. All other settings decide its curve.
@@ -53,7 +54,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument('--batch', type=int, default=64, help='samples in a step, over all processes')
     parser.add_argument('--micro-batch', type=int, default=16, help='samples in a forward pass of one process')
     parser.add_argument('--items', type=int, default=1024, help='pictures in the data set')
-    parser.add_argument('--embeddings', type=Path, help='stored encodings of their captions; else the encoder runs along')
+    parser.add_argument(
+        '--embeddings', type=Path, help='a store of their captions, made by cfg-embed; else the encoder runs along'
+    )
     parser.add_argument('--encoder', default='mini')
     parser.add_argument('--condition', choices=('film', 'attention', 'concat'), default='film')
     parser.add_argument('--cond-drop-prob', type=float, default=0.15)
@@ -106,7 +109,7 @@ def train_step(run: Run, strategy: DDP, batches: Iterator, settings: argparse.Na
     return strategy.mean(total)
 
 
-def train(run: Run, strategy: DDP, pictures: CaptionedPictures, settings: argparse.Namespace) -> None:
+def train(run: Run, strategy: DDP, batches: Iterator, settings: argparse.Namespace) -> None:
     """Train from where the run is to its end; the first process writes the losses and shows the progress."""
     first = strategy.rank == 0
     losses = settings.out / 'losses.jsonl'
@@ -115,7 +118,6 @@ def train(run: Run, strategy: DDP, pictures: CaptionedPictures, settings: argpar
         kept = losses.read_text().splitlines()[: run.steps_done] if run.steps_done else []
         losses.write_text(''.join(f'{line}\n' for line in kept))
     steps = range(run.steps_done, settings.steps)
-    batches = share_of_batches(pictures, steps, strategy, settings)
     with tqdm(steps, desc='train', unit='step', initial=steps.start, total=settings.steps, disable=not first) as bar:
         for step in bar:
             loss = train_step(run, strategy, batches, settings).item()
@@ -127,21 +129,6 @@ def train(run: Run, strategy: DDP, pictures: CaptionedPictures, settings: argpar
                 run.save(settings.out)
                 if first:
                     (settings.out / SETTINGS).write_text(json.dumps(decisive(settings), indent=2))
-
-
-def share_of_batches(pictures: CaptionedPictures, steps: range, strategy: DDP, settings: argparse.Namespace) -> Iterator:
-    """This process's micro-batches of the remaining steps, in order."""
-    parts = settings.batch // settings.micro_batch
-    shares = MicroBatches(len(pictures), settings.micro_batch, parts, steps, strategy.rank, strategy.world, settings.seed)
-    return iter(
-        DataLoader(
-            pictures,
-            batch_sampler=shares,
-            collate_fn=collate,
-            num_workers=settings.workers,
-            pin_memory=strategy.device.type == 'cuda',
-        )
-    )
 
 
 def decisive(settings: argparse.Namespace) -> dict[str, Any]:
@@ -159,18 +146,36 @@ def check(settings: argparse.Namespace, world: int) -> None:
         )
 
 
+def open_store(settings: argparse.Namespace) -> EmbeddingStore | None:
+    """The stored encodings, if any were given; refused where they are those of other captions."""
+    if settings.embeddings is None:
+        return None
+    store = EmbeddingStore(settings.embeddings, tokens=settings.condition == 'attention')
+    store[[shapes(settings.items)[index].caption for index in (0, settings.items - 1)]]  # an error names what is missing
+    return store
+
+
 def train_to_the_end(settings: argparse.Namespace, strategy: DDP) -> None:
     """Check, begin or go on, train, and write the averaged weights."""
     check(settings, strategy.world)
     checkpoint = claim(settings.out, decisive(settings), settings.resume)
-    embeddings = None if settings.embeddings is None else read_embeddings(settings.embeddings)
-    pictures = CaptionedPictures(settings.items, embeddings)
+    store = open_store(settings)
     run = new_run(settings, strategy)
     if checkpoint is not None:
         run.load(checkpoint)
     if strategy.rank == 0:
         print(f'{settings.out}: ' + (f'goes on from {checkpoint.name}' if checkpoint else 'a new run'))
-    train(run, strategy, pictures, settings)
+    steps, parts = range(run.steps_done, settings.steps), settings.batch // settings.micro_batch
+    loader = DataLoader(
+        shapes(settings.items),
+        batch_sampler=MicroBatches(
+            settings.items, settings.micro_batch, parts, steps, strategy.rank, strategy.world, settings.seed
+        ),
+        collate_fn=partial(collate, store=store),
+        num_workers=settings.workers,
+        pin_memory=strategy.device.type == 'cuda',
+    )
+    train(run, strategy, iter(loader), settings)
     weights = run.ema.gathered()
     if strategy.rank == 0:
         save_file(weights, settings.out / 'ema.safetensors')

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from contextlib import nullcontext
 from datetime import timedelta
 
-import pytest
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -14,7 +12,6 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from classifier_free_guidance_pytorch import TextEncoding
 from tests.conditioners.making import make_raw, noise, two_encoders
 from tests.decorator.models import build
 from tests.distributed.conftest import in_two_processes
@@ -162,29 +159,30 @@ def work(rank, folder):
     return found
 
 
-@pytest.fixture(scope='module')
-def found():
-    with tempfile.TemporaryDirectory() as folder:
-        return in_two_processes(work, folder)
-
-
-@pytest.fixture(scope='module')
-def alone():
-    """What one process finds, on the whole batch."""
-
-    def of(kind, dropout, stored=False):
-        model = make(kind)
-        loss_of(model, slice(None), DROPOUTS[dropout], encodings() if stored else None).backward()
-        return gradients(model)
-
-    return of
+def alone(kind, dropout, stored=False):
+    """The gradients of one process, on the whole batch."""
+    model = make(kind)
+    loss_of(model, slice(None), DROPOUTS[dropout], encodings() if stored else None).backward()
+    return gradients(model)
 
 
 def close(ours, expected, what, rtol=1e-4, atol=1e-6):
     torch.testing.assert_close(ours, expected, rtol=rtol, atol=atol, msg=lambda m: f'{what}: {m}')
 
 
-def test_gradients_are_those_of_the_joined_batch(found, alone):
+def test_two_processes(tmp_path):
+    """One test, since two processes are slow to start."""
+    found = in_two_processes(work, tmp_path)
+    check_gradients(found)
+    check_accumulated_gradients(found)
+    check_training_after_guided_evaluation(found)
+    check_recomputed_dropout(found)
+    check_dropout_of_the_processes(found)
+    check_mixed_precision(found)
+    close(found[0]['prepared'], guided_alone(), 'prepare', atol=1e-5)
+
+
+def check_gradients(found):
     """With and without texts, and with the same samples dropped: a tensor says which."""
     assert len(found[0]['steps']) == len(KINDS) * (3 * len(DROPOUTS) + len(DROPOUTS))
     for setting in found[0]['steps']:
@@ -193,33 +191,32 @@ def test_gradients_are_those_of_the_joined_batch(found, alone):
             close(found[rank]['steps'][setting], alone(kind, dropout, stored), setting)
 
 
-def test_the_dropouts_of_this_test_differ(alone):
-    none, some, every = (alone('film', dropout)['inner.weight'] for dropout in ('none', 'some', 'all'))
-    assert not torch.allclose(none, some, rtol=1e-2)
-    assert not torch.allclose(every, some, rtol=1e-2)
-
-
-def test_accumulated_gradients_are_those_of_the_joined_batch(found, alone):
+def check_accumulated_gradients(found):
+    """Two micro-batches in each process."""
     for wrapper, ours in found[0]['accumulated'].items():
         close(ours, alone('attention', 'some'), wrapper)
 
 
-def test_training_goes_on_after_guided_evaluation(found, alone):
-    expected = make('attention').eval()(noise(4, 6), texts=TEXTS, cond_scale=3.0).detach()
+def guided_alone():
+    return make('attention').eval()(noise(4, 6), texts=TEXTS, cond_scale=3.0).detach()
+
+
+def check_training_after_guided_evaluation(found):
     for wrapper, (prediction, ours) in found[0]['guided'].items():
-        close(prediction, expected, wrapper, rtol=1e-4, atol=1e-5)
+        close(prediction, guided_alone(), wrapper, atol=1e-5)
         close(ours, alone('attention', 'some'), wrapper)
 
 
-def test_a_recomputed_forward_draws_the_same_dropout(found):
+def check_recomputed_dropout(found):
+    """Gradient checkpointing round the whole model draws the same dropout again."""
     for wrapper in WRAPPERS:
         stored, recomputed = (found[0]['checkpointed'][wrapper, again] for again in (False, True))
         close(recomputed, stored, wrapper)
 
 
-def test_dropout_follows_the_seed_of_the_process(found):
-    """The same seed drops the same samples everywhere, which is why every process needs its own; the same one twice agrees."""
-    (first, second) = (ranks['drawn'] for ranks in found)
+def check_dropout_of_the_processes(found):
+    """One seed drops the same samples everywhere, which is why every process needs its own; the same one twice agrees."""
+    first, second = (of_rank['drawn'] for of_rank in found)
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[0], drawn(0))
     assert torch.equal(second[1], drawn(1))
@@ -227,7 +224,7 @@ def test_dropout_follows_the_seed_of_the_process(found):
     assert 0.2 < second[1].float().mean() < 0.8
 
 
-def test_mixed_precision(found, alone):
+def check_mixed_precision(found):
     output, grads, ours = found[0]['low_precision']
     assert output == torch.bfloat16
     assert grads == {torch.float32}
@@ -236,13 +233,12 @@ def test_mixed_precision(found, alone):
         assert (gradient - expected[name]).norm() < 0.2 * expected[name].norm() + 1e-4, name
 
 
-def test_prepare_of_a_sharded_model(found):
-    expected = make('attention').eval()(noise(4, 6), texts=TEXTS, cond_scale=3.0).detach()
-    close(found[0]['prepared'], expected, 'prepare', atol=1e-5)
+def test_the_dropouts_of_this_test_differ():
+    none, some, every = (alone('film', dropout)['inner.weight'] for dropout in ('none', 'some', 'all'))
+    assert not torch.allclose(none, some, rtol=1e-2)
+    assert not torch.allclose(every, some, rtol=1e-2)
 
 
 def test_the_encodings_of_this_test_are_what_encode_texts_returns():
-    ours, theirs = encodings(), make('film').encode_texts(TEXTS)
-    assert all(isinstance(encoding, TextEncoding) for encoding in theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one.tokens, other.tokens)
+    for one, other in zip(encodings(), make('film').encode_texts(TEXTS), strict=True):
+        torch.testing.assert_close((one.tokens, one.mask, one.pooled), (other.tokens, other.mask, other.pooled))

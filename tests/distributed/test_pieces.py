@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from classifier_free_guidance_pytorch import TextEncoding
 from classifier_free_guidance_pytorch.errors import ConfigError
 from tests.distributed.conftest import load_example
 
@@ -49,18 +48,12 @@ def test_seeds_of_neighbours_are_not_shared():
     assert max(seeds) < 2**32  # the generator of the CPU reads no more bits of a seed
 
 
-def test_pairs_are_made_batches_for_the_decorated_model():
-    pictures = EXAMPLE.data.CaptionedPictures(6)
+def test_pictures_are_made_batches_for_the_decorated_model():
+    pictures = EXAMPLE.data.shapes(6)
     images, text = EXAMPLE.data.collate(pictures.__getitems__([4, 1]))
     assert images.shape == (2, 3, 16, 16)
     assert images.min() < 0 <= images.max() <= 1
-    assert text == {'texts': [pictures.shapes[4].caption, pictures.shapes[1].caption]}
-
-    stored = TextEncoding(torch.randn(6, 5, 8), torch.ones(6, 5, dtype=torch.bool), torch.arange(6.0)[:, None])
-    images, text = EXAMPLE.data.collate(EXAMPLE.data.CaptionedPictures(6, [stored]).__getitems__([4, 1]))
-    assert [encoding.pooled.tolist() for encoding in text['text_embeds']] == [[[4.0], [1.0]]]
-    with pytest.raises(ConfigError, match='hold 6 texts for 7 pictures: embed their captions anew'):
-        EXAMPLE.data.CaptionedPictures(7, [stored])
+    assert text == {'texts': [pictures[4].caption, pictures[1].caption]}
 
 
 def test_the_average_against_a_loop():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,15 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
+from torch.distributed.tensor import DTensor
 
-from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.corpus import TextEmbedder, embed_corpus
+from classifier_free_guidance_pytorch.errors import CFGError, ConfigError
 from tests.distributed.conftest import EXAMPLE, free_ports, in_two_processes, load_example
+from tests.tiny_models import TinyEncoder
 
 SMALL = [
-    '--steps', '6', '--save-every', '3', '--batch', '16', '--micro-batch', '4', '--items', '24', '--dim', '16', '--depth', '2',
+    '--steps', '4', '--save-every', '2', '--batch', '16', '--micro-batch', '4', '--items', '24', '--dim', '16', '--depth', '2',
     '--rate', '0.2', '--cond-drop-prob', '0.4', '--seed', '3',
 ]  # fmt: skip
 ATTENTION = ['--condition', 'attention']
@@ -43,9 +47,9 @@ def losses(out: Path) -> list[float]:
 
 
 def interrupted(run: Path, out: Path) -> Path:
-    """A copy of a run as it was when it was killed, three steps after its last checkpoint."""
+    """A copy of a run as it was when it was killed, two steps after its last checkpoint."""
     shutil.copytree(run, out)
-    shutil.rmtree(out / 'step-0000006')
+    shutil.rmtree(out / 'step-0000004')
     (out / 'ema.safetensors').unlink()
     return out
 
@@ -74,67 +78,58 @@ def facts(model) -> dict:
     frozen = [] if encoder._network is None else [*encoder._network.module.parameters()]
     return {
         'keys': {*model.state_dict()},
-        'sharded': [type(weight).__name__ for weight in model.parameters() if hasattr(weight, 'full_tensor')],
+        'sharded': [name for name, weight in model.named_parameters() if isinstance(weight, DTensor)],
         'encoder': [(type(weight).__name__, weight.dtype, weight.numel(), weight.requires_grad) for weight in frozen],
     }
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp('runs')
-
-
-@pytest.fixture(scope='module')
-def alone(example, folder):
-    """The runs of one process, by condition."""
+def alone(example, tmp_path_factory):
+    """A folder with the runs of one process, by condition."""
+    folder = tmp_path_factory.mktemp('runs')
     for condition in ('film', 'attention'):
         example.train.main(settings_of(example, folder / condition, '--condition', condition))
     return folder
 
 
 @pytest.fixture(scope='module')
-def stored(example, folder):
-    """The encodings of the captions, made beforehand."""
-    pictures = example.data.shapes(24)
-    model = example.denoiser.build(16, 2, 'film', 'mini', 0.0)
-    (encoding,) = model.encode_texts([sample.caption for sample in pictures])
-    encoding.save(folder / 'encodings.safetensors')
-    return folder / 'encodings.safetensors'
+def store(example, alone):
+    """The captions, encoded beforehand."""
+    captions = alone / 'captions.txt'
+    captions.write_text(''.join(f'{sample.caption}\n' for sample in example.data.shapes(24)))
+    embed_corpus(captions, alone / 'store', TextEmbedder(model_types='mini', dtype='fp32'), quiet=True)
+    return alone / 'store'
 
 
-@pytest.fixture(scope='module')
-def together(alone, stored, folder):
-    """The runs of two processes."""
+def test_two_processes(example, alone, store):
+    """One test, since two processes are slow to start."""
     runs = {
-        'ddp': (folder / 'ddp',),
-        'fsdp': (folder / 'fsdp', '--strategy', 'fsdp', *ATTENTION),
-        'stored': (folder / 'stored', '--embeddings', str(stored)),
-        'resumed': (interrupted(alone / 'attention', folder / 'resumed'), '--resume', '--strategy', 'fsdp', *ATTENTION),
-        'low': (folder / 'low', '--strategy', 'fsdp', '--bf16', '--checkpointing', *ATTENTION),
+        'ddp': (alone / 'ddp',),
+        'fsdp': (alone / 'fsdp', '--strategy', 'fsdp', '--embeddings', str(store), *ATTENTION),
+        'resumed': (interrupted(alone / 'attention', alone / 'resumed'), '--resume', '--strategy', 'fsdp', *ATTENTION),
+        'low': (alone / 'low', '--strategy', 'fsdp', '--bf16', '--checkpointing', *ATTENTION),
     }
     ports = dict(zip(runs, free_ports(len(runs)), strict=True))
-    return in_two_processes(work, ports, runs)
+    found = in_two_processes(work, ports, runs)
+    check_losses(alone)
+    check_averaged_weights(example, alone)
+    check_encoders(alone, found)
 
 
-def test_two_processes_have_the_curve_of_one(alone, together, folder):
-    film, attention = losses(alone / 'film'), losses(alone / 'attention')
+def check_losses(folder):
+    """Those of one process, with an encoder or with what it said earlier, begun by the other number of processes or not."""
+    film, attention = losses(folder / 'film'), losses(folder / 'attention')
+    assert film[2:] != pytest.approx(attention[2:], rel=1e-3), 'the curves are too alike to tell anything'
     assert losses(folder / 'ddp') == pytest.approx(film, rel=1e-4)
-    assert losses(folder / 'fsdp') == pytest.approx(attention, rel=1e-4)
-    assert film[3:] != pytest.approx(attention[3:], rel=1e-3), 'the curves are too alike to tell anything'
+    assert losses(folder / 'fsdp') == pytest.approx(attention, rel=1e-4), 'stored, sharded'
+    assert losses(folder / 'resumed') == pytest.approx(attention, rel=1e-4), 'begun by one process under DDP'
+    assert losses(folder / 'low') == pytest.approx(attention, rel=0.05)
+    assert losses(folder / 'low') != attention
 
 
-def test_stored_encodings_have_the_curve_of_a_live_encoder(alone, together, folder):
-    assert losses(folder / 'stored') == pytest.approx(losses(alone / 'film'), rel=1e-4)
-
-
-def test_a_resumed_run_has_the_curve_of_an_uninterrupted_one(alone, together, folder):
-    """Begun by one process under DDP, gone on with by two under FSDP."""
-    ours, expected = losses(folder / 'resumed'), losses(alone / 'attention')
-    assert ours == pytest.approx(expected, rel=1e-4)
-
-
-def test_the_averaged_weights_are_the_same_however_they_came_about(example, alone, together, folder):
-    expected = load_file(alone / 'attention' / 'ema.safetensors')
+def check_averaged_weights(example, folder):
+    """The same however they came about, and they fit the model of one process."""
+    expected = load_file(folder / 'attention' / 'ema.safetensors')
     for name in ('fsdp', 'resumed'):
         torch.testing.assert_close(load_file(folder / name / 'ema.safetensors'), expected, rtol=1e-3, atol=1e-4)
     model = example.denoiser.build(16, 2, 'attention', 'mini', 0.0).eval()
@@ -143,30 +138,39 @@ def test_the_averaged_weights_are_the_same_however_they_came_about(example, alon
     assert guided.isfinite().all()
 
 
-def test_mixed_precision_is_near(alone, together, folder):
-    ours, expected = losses(folder / 'low'), losses(alone / 'attention')
-    assert ours == pytest.approx(expected, rel=0.05)
-    assert ours != expected
-
-
-def test_encoders_are_replicated_and_neither_sharded_nor_saved(together, folder):
-    for name in ('ddp', 'fsdp', 'low'):
-        one, two = (ranks[name]['encoder'] for ranks in together)
+def check_encoders(folder, found):
+    """Every process has its own whole encoder, in its own precision, and none is in a state dict or a checkpoint."""
+    for name in ('ddp', 'low'):
+        one, two = (of_rank[name]['encoder'] for of_rank in found)
         assert one == two
         assert {entry[0] for entry in one} == {'Parameter'}
         assert {(dtype, grad) for _, dtype, _, grad in one} == {(torch.float32, False)}
         assert sum(entry[2] for entry in one) > 500_000
-    assert together[0]['stored']['encoder'] == [], 'stored encodings were given, and an encoder was loaded'
-    assert together[0]['fsdp']['sharded']
-    assert not together[0]['ddp']['sharded']
+    assert found[0]['fsdp']['encoder'] == [], 'encodings were stored, and an encoder was loaded'
+    assert not found[0]['ddp']['sharded']
     for name in ('ddp', 'fsdp'):
-        keys = together[0][name]['keys']
-        written = dcp.FileSystemReader(folder / name / 'step-0000006').read_metadata().state_dict_metadata
+        keys = found[0][name]['keys']
+        written = {*dcp.FileSystemReader(folder / name / 'step-0000004').read_metadata().state_dict_metadata}
         assert {key.removeprefix('run.model.') for key in written if key.startswith('run.model.')} == keys
         assert {key.removeprefix('run.ema.') for key in written if key.startswith('run.ema.')} == keys
         assert {*load_file(folder / name / 'ema.safetensors')} == keys
-        others = {key.split('.')[1] for key in written}
-        assert others == {'model', 'ema', 'optimizer', 'schedule', 'steps_done'}
+        assert {key.split('.')[1] for key in written} == {'model', 'ema', 'optimizer', 'schedule', 'steps_done'}
+    assert {*found[0]['fsdp']['sharded']} == keys, 'every weight is sharded'
+
+
+@pytest.mark.parametrize(('launcher', 'strategy'), [('torchrun', 'ddp'), ('accelerate', 'accelerate')])
+def test_launchers(example, tmp_path, launcher, strategy):
+    """The script itself, going on from a checkpoint of one process."""
+    example.train.main(settings_of(example, tmp_path / 'alone'))
+    out = interrupted(tmp_path / 'alone', tmp_path / launcher)
+    command = [sys.executable, '-m', *LAUNCHERS[launcher], str(free_ports(1)[0]), str(EXAMPLE / 'train.py')]
+    arguments = ['--out', str(out), '--strategy', strategy, '--resume', '--workers', '1', *SMALL]
+    code, said, progress = launched([*command, *arguments])
+    assert code == 0, progress[-3000:]
+    assert said.count('goes on from step-0000002') == 1, 'the first process alone speaks'
+    assert '4/4' in progress
+    assert losses(out) == pytest.approx(losses(tmp_path / 'alone'), rel=1e-4)
+    assert (out / 'step-0000004' / '__1_0.distcp').exists(), 'two processes were asked for'
 
 
 def launched(command: list[str]) -> tuple[int, str, str]:
@@ -181,43 +185,31 @@ def launched(command: list[str]) -> tuple[int, str, str]:
     return launcher.returncode, said, progress
 
 
-@pytest.mark.parametrize(('launcher', 'strategy'), [('torchrun', 'ddp'), ('accelerate', 'accelerate')])
-def test_launchers(alone, folder, launcher, strategy):
-    """The script itself, gone on with from a checkpoint of one process."""
-    out = interrupted(alone / 'film', folder / launcher)
-    command = [sys.executable, '-m', *LAUNCHERS[launcher], str(free_ports(1)[0]), str(EXAMPLE / 'train.py')]
-    arguments = ['--out', str(out), '--strategy', strategy, '--resume', '--workers', '1', *SMALL]
-    code, said, progress = launched([*command, *arguments])
-    assert code == 0, progress[-3000:]
-    assert said.count('goes on from step-0000003') == 1, 'the first process alone speaks'
-    assert '6/6' in progress
-    assert losses(out) == pytest.approx(losses(alone / 'film'), rel=1e-4)
-    assert (out / 'step-0000006' / '__1_0.distcp').exists(), 'two processes were asked for'
-
-
-def test_nothing_is_overwritten(example, alone):
-    before = {path: path.stat().st_mtime_ns for path in alone.rglob('*')}
+def test_nothing_is_overwritten(example, tmp_path):
+    example.train.main(settings_of(example, tmp_path))
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
     for more, said in (
         ([], 'holds a run already: pass --resume'),
         (['--resume', '--seed', '4'], r'was begun with --seed 3 \(now 4\)'),
         (['--resume', '--micro-batch', '5'], 'is no multiple of --micro-batch 5'),
     ):
         with pytest.raises(ConfigError, match=said):
-            example.train.main(settings_of(example, alone / 'film', *more))
-    assert {path: path.stat().st_mtime_ns for path in alone.rglob('*')} == before
+            example.train.main(settings_of(example, tmp_path, *more))
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')} == before
 
 
-def test_what_cannot_work_is_refused_before_anything_is_written(example, stored, tmp_path):
-    with pytest.raises(ConfigError, match='hold 24 texts for 12 pictures'):
-        example.train.main(settings_of(example, tmp_path / 'run', '--embeddings', str(stored), '--items', '12'))
-    (tmp_path / 'text').write_text('no tensors')
-    with pytest.raises(ConfigError, match='is no safetensors file'):
-        example.train.main(settings_of(example, tmp_path / 'run', '--embeddings', str(tmp_path / 'text')))
+def test_what_cannot_work_is_refused_before_anything_is_written(example, tmp_path):
+    captions = tmp_path / 'captions.txt'
+    captions.write_text('a caption of something else\n')
+    embed_corpus(captions, tmp_path / 'store', TextEmbedder(model_types=[TinyEncoder()]), quiet=True)
+    for folder, said in (('store', 'is not among the 1 different captions'), ('nowhere', 'is no store')):
+        with pytest.raises(CFGError, match=said):
+            example.train.main(settings_of(example, tmp_path / 'run', '--embeddings', str(tmp_path / folder)))
     assert not (tmp_path / 'run').exists()
     assert not torch.distributed.is_initialized()
 
 
-def test_the_captions_are_printed_in_order(example):
-    command = [sys.executable, str(EXAMPLE / 'data.py'), '--items', '5']
-    printed = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert printed.stdout.splitlines() == [sample.caption for sample in example.data.shapes(5)]
+def test_the_captions_are_printed_in_order(example, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['data.py', '--items', '5'])
+    runpy.run_path(str(EXAMPLE / 'data.py'), run_name='__main__')
+    assert capsys.readouterr().out.splitlines() == [sample.caption for sample in example.data.shapes(5)]
