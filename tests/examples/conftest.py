@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from classifier_free_guidance_pytorch.text.torchvision_repair import repair_torchvision
+
 EXAMPLES = Path(__file__).parents[2] / 'examples'
 
 
 @pytest.fixture(scope='module')
 def example(request):
     """The script that the test module names in `EXAMPLE`, as a module."""
+    repair_torchvision()  # which diffusers imports
     name = request.module.EXAMPLE
     spec = importlib.util.spec_from_file_location(f'example_{name}', EXAMPLES / f'{name}.py')
     script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look for their module
