@@ -79,10 +79,10 @@ class EmbeddingStore:
 
     Example:
         >>> import tempfile
-        >>> from classifier_free_guidance_pytorch.corpus import embed_corpus
+        >>> from classifier_free_guidance_pytorch.corpus import TextEmbedder, embed_corpus
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = (folder / 'captions.txt').write_text('a red circle\na small blue square\na red circle\n')
-        >>> _ = embed_corpus(folder / 'captions.txt', folder / 'store', model_types='mini', quiet=True)
+        >>> _ = embed_corpus(folder / 'captions.txt', folder / 'store', TextEmbedder('mini'), quiet=True)
         >>> store = EmbeddingStore(folder / 'store')
         >>> len(store), store.captions[1], store[0:2].mask.sum(dim=1).tolist()
         (3, 'a small blue square', [5, 6])

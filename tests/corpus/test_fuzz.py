@@ -20,9 +20,7 @@ from classifier_free_guidance_pytorch.corpus.files import read_json, write_json
 from classifier_free_guidance_pytorch.errors import CFGError, StoreError
 from tests.corpus.stores import CAPTIONS, tiny_encoder, write_store
 
-MANY = settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
-)
+MANY = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(scope='module')
@@ -183,7 +181,14 @@ def leaves(value, path=()):
         yield path
 
 
-VALUES = st.none() | st.booleans() | st.integers(-3, 10**4) | st.floats(allow_nan=False) | st.text(max_size=5) | st.just([])
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 10**4)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+    | st.just([])
+)
 
 
 @MANY
