@@ -29,7 +29,7 @@ def seed_of(*numbers: int) -> int:
         >>> len({seed_of(seed, step, part) for seed in range(3) for step in range(3) for part in range(3)})
         27
     """
-    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=4).digest())
+    return int.from_bytes(hashlib.blake2b(repr(numbers).encode(), digest_size=4).digest(), 'big')
 
 
 def shapes(items: int) -> ShapesDataset:
