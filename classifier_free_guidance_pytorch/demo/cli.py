@@ -13,7 +13,11 @@ from importlib import import_module
 
 from classifier_free_guidance_pytorch.errors import CFGError
 
-DEMOS = {'points': 'classifier_free_guidance_pytorch.demo.points.command'}
+DEMOS = {
+    'points': 'classifier_free_guidance_pytorch.demo.points.command',
+    'image': 'classifier_free_guidance_pytorch.demo.image.command',
+    'train': 'classifier_free_guidance_pytorch.demo.image.train_command',
+}
 
 DESCRIPTION = 'Classifier-free guidance, shown: each demo trains or loads a small text-conditioned model and samples it.'
 

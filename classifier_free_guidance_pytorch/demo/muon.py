@@ -12,10 +12,11 @@ from torch import Tensor, nn
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
-def orthogonalized(update: Tensor, steps: int = 5) -> Tensor:
+def orthogonalized(update: Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
     """Nearly the orthogonal matrix closest to `update` `(m, n)`: every singular value is brought near 1 (0.7 to 1.2).
 
-    Iterates `X <- aX + b(XX')X + c(XX')^2 X` from `X = update / |update|`.
+    Iterates `X <- aX + b(XX')X + c(XX')^2 X` from `X = update / |update|`, in `dtype` where one is given: the result is rough
+    by design, so bfloat16 serves as well.
 
     Example:
         >>> import torch
@@ -25,11 +26,11 @@ def orthogonalized(update: Tensor, steps: int = 5) -> Tensor:
     """
     tall = update.shape[0] > update.shape[1]
     x = update.T if tall else update  # the smaller side first: its Gram matrix is the smaller one
-    x = x / (x.norm() + 1e-7)
+    x = (x / (x.norm() + 1e-7)).to(dtype or x.dtype)
     for _ in range(steps):
         gram = x @ x.T
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    result: Tensor = x.T if tall else x
+    result: Tensor = (x.T if tall else x).to(update.dtype)
     return result
 
 
@@ -44,13 +45,22 @@ class Muon(torch.optim.Optimizer):
         lr: the change of a matrix in one step, in singular values.
         momentum: `m`, of the past.
         weight_decay: per step, times the learning rate.
+        dtype: of the iteration that makes an update orthogonal; that of the parameters by default.
 
     Reference:
         K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024, https://kellerjordan.github.io/posts/muon/
     """
 
-    def __init__(self, params: Iterable[Any], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__(params, {'lr': lr, 'momentum': momentum, 'weight_decay': weight_decay})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -64,14 +74,18 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state['momentum'] = torch.zeros_like(parameter)
                 average = state['momentum'].lerp_(parameter.grad, 1 - group['momentum'])
-                update = orthogonalized(parameter.grad.lerp(average, group['momentum']).flatten(1))
+                update = orthogonalized(parameter.grad.lerp(average, group['momentum']).flatten(1), dtype=self.dtype)
                 scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
                 parameter.mul_(1 - group['lr'] * group['weight_decay'])
                 parameter.add_(update.reshape(parameter.shape), alpha=-group['lr'] * scale)
 
 
 def muon_and_adam(
-    *modules: nn.Module, lr: float = 0.02, adam_lr: float = 3e-3, weight_decay: float = 0.02
+    *modules: nn.Module,
+    lr: float = 0.02,
+    adam_lr: float = 3e-3,
+    weight_decay: float = 0.02,
+    dtype: torch.dtype | None = None,
 ) -> list[torch.optim.Optimizer]:
     """Muon for the matrices and convolutions of the modules, AdamW without decay for everything else, embeddings included.
 
@@ -83,7 +97,7 @@ def muon_and_adam(
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     matrices = [p for p in parameters if p.ndim > 1 and id(p) not in embeddings]
     others = [p for p in parameters if p.ndim <= 1 or id(p) in embeddings]
-    muon = Muon(matrices, lr=lr, weight_decay=weight_decay)
+    muon = Muon(matrices, lr=lr, weight_decay=weight_decay, dtype=dtype)
     adam = torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
     for group in (*muon.param_groups, *adam.param_groups):
         group['initial_lr'] = group['lr']

@@ -41,7 +41,7 @@ class Size:
 
 
 # With the embedded encoder: 0.2 to 0.3, 2.5 to 3.9 and 12.7 to 18.8 million parameters; attention has the fewest, film the most.
-SIZES = {'tiny': Size(64, 2, 2), 'small': Size(160, 6, 5), 'base': Size(320, 8, 5)}
+SIZES = {'tiny': Size(64, 2, 2), 'mini': Size(128, 4, 4), 'small': Size(160, 6, 5), 'base': Size(320, 8, 5)}
 
 
 def sin_cos_positions(height: int, width: int, dim: int, device: torch.device | None = None) -> Tensor:

@@ -6,14 +6,13 @@ import argparse
 import json
 import time
 from dataclasses import fields, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from classifier_free_guidance_pytorch.demo.folders import needs, writable
 from classifier_free_guidance_pytorch.demo.points.settings import CONDITIONS, RULES, Settings
-from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
 
 HELP = 'train on text-described point clouds and show what cond_scale does (about a minute and a half on two CPU cores)'
 EPILOG = """\
@@ -92,10 +91,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
 def run(arguments: argparse.Namespace) -> None:
     """Run the command; all that can be refused is refused before the training starts."""
     settings = read_settings(arguments)
-    if find_spec('matplotlib') is None:
-        raise MissingDependencyError(
-            "the picture is drawn by matplotlib, which is not installed: pip install 'classifier-free-guidance-pytorch[demo]'"
-        )
+    needs('matplotlib', 'the picture is drawn')
     folder = writable(arguments.out)
     report = run_points(settings, folder)
     from classifier_free_guidance_pytorch.demo.points.report import as_sentence, as_table
@@ -151,21 +147,3 @@ class Clock:
         """End a part."""
         now = time.perf_counter()
         self.laps[name], self._last = now - self._last, now
-
-
-def writable(folder: Path) -> Path:
-    """The folder, made if need be, once a file has been written into it.
-
-    Raises:
-        ConfigError: it cannot be made, or nothing can be written there.
-    """
-    probe = folder / '.cfg-demo'
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_text('')
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(
-            f'nothing can be written to {str(folder)!r} ({error.strerror}): pass another folder as --out'
-        ) from error
-    return folder

@@ -9,8 +9,9 @@ from itertools import islice
 import pytest
 import torch
 
+from classifier_free_guidance_pytorch.demo.folders import writable
 from classifier_free_guidance_pytorch.demo.points import world
-from classifier_free_guidance_pytorch.demo.points.command import run_points, writable
+from classifier_free_guidance_pytorch.demo.points.command import run_points
 from classifier_free_guidance_pytorch.demo.points.measure import Estimate, Prompt, Scores, prompts
 from classifier_free_guidance_pytorch.demo.points.model import build_model
 from classifier_free_guidance_pytorch.demo.points.picture import SHOWN, shown

@@ -1,0 +1,1 @@
+"""Text to image: networks, training, guided sampling and evaluation on the drawn world or on a set of your own."""

@@ -1,0 +1,107 @@
+"""Train a small text-to-image model from scratch on pictures of one coloured shape, and draw with it.
+
+Watch `samples.png`: it is drawn anew as training goes on, and sharpens. At the end the model draws a prompt at several guidance
+scales, and a table tells how many of its pictures of captions never seen in training are right at each.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from classifier_free_guidance_pytorch.demo.folders import needs, writable
+from classifier_free_guidance_pytorch.demo.image.command import add_drawing_arguments, as_table
+from classifier_free_guidance_pytorch.demo.image.settings import CONDITIONS, MODEL_FILE, TRAINING_FILE
+from classifier_free_guidance_pytorch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from classifier_free_guidance_pytorch.demo.image.training import Trainer
+
+HELP = 'train a small text-to-image model from scratch in about three minutes'
+PROMPT = 'a large red circle'
+EPILOG = """\
+Writes to --out: model.safetensors, training.safetensors (to resume), samples.png, image.png, curve.png.
+
+examples:
+  cfg-demo train
+  cfg-demo train --train-steps 4000 --condition film
+  cfg-demo train --resume                                   goes on where an interrupted run stopped
+  cfg-demo image "a small blue star" --model runs/train/model.safetensors
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `cfg-demo train`."""
+    parser.add_argument('--train-steps', type=int, default=1500, metavar='N', help='training steps (default: %(default)s)')
+    parser.add_argument('--batch-size', type=int, default=32, metavar='N', help='images per step (default: %(default)s)')
+    parser.add_argument('--condition', choices=CONDITIONS, default='attention', help='how the text enters (default: %(default)s)')
+    parser.add_argument(
+        '--cond-drop-prob', type=float, default=0.15, metavar='P', help='share of captions dropped (default: %(default)s)'
+    )
+    parser.add_argument('--prompt', default=PROMPT, help='what to draw at the end (default: "%(default)s")')
+    add_drawing_arguments(parser)
+    parser.add_argument('--resume', action='store_true', help='go on with the run in --out')
+    parser.add_argument('--device', default='cpu', help='where to train (default: %(default)s)')
+    parser.add_argument('--threads', type=int, metavar='N', help="CPU threads (default: torch's own choice)")
+    parser.add_argument('--out', type=Path, default=Path('runs/train'), help='folder for the results (default: %(default)s)')
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run the command; all that can be refused is refused before the training starts."""
+    needs('matplotlib', 'the pictures are drawn')
+    needs('diffusers', 'images are sampled')
+    import torch
+
+    from classifier_free_guidance_pytorch.demo.image.drawing import Request, draw
+    from classifier_free_guidance_pytorch.demo.image.grid import save_curve, save_grid
+    from classifier_free_guidance_pytorch.demo.image.scores import as_table as scores_table
+    from classifier_free_guidance_pytorch.demo.image.scores import held_out_prompts, measure
+    from classifier_free_guidance_pytorch.demo.image.settings import ModelSettings, TrainSettings
+    from classifier_free_guidance_pytorch.demo.image.training import Trainer
+
+    request = Request(
+        arguments.prompt,
+        scales=tuple(arguments.scales),
+        rule=arguments.guidance,
+        seeds=tuple(range(arguments.seed, arguments.seed + arguments.seeds)),
+        steps=arguments.steps,
+        sampler=arguments.sampler,
+    )
+    settings = TrainSettings(
+        steps=arguments.train_steps,
+        batch_size=arguments.batch_size,
+        cond_drop_prob=arguments.cond_drop_prob,
+        device=arguments.device,
+        seed=arguments.seed,
+    )
+    folder = writable(arguments.out)
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    trainer = Trainer(ModelSettings(network_size='mini', image_size=16, condition=arguments.condition), settings)
+    if arguments.resume:
+        trainer.resume(folder)
+    elif (folder / TRAINING_FILE).exists():
+        raise ConfigError(f'{str(folder)!r} holds a run already: pass --resume to go on with it, or another folder as --out')
+    prompts = held_out_prompts(16, {'single': 64})
+    train_on_one_thing(trainer, folder, prompts.captions[:16])
+    save_curve(folder / 'curve.png', trainer.losses)
+    drawing = draw(trainer.average, trainer.model_settings, request)
+    save_grid(folder / 'image.png', drawing)
+    scores = [measure(trainer.average, trainer.model_settings, prompts, request, scale) for scale in request.scales]
+    print(f'\n"{request.prompt}":\n{as_table(drawing)}\n\n64 captions never seen in training:\n{scores_table(scores)}')
+    print(f'\nPictures: {folder / "image.png"}, {folder / "samples.png"}, {folder / "curve.png"}  Model: {folder / MODEL_FILE}')
+
+
+def train_on_one_thing(trainer: Trainer, folder: Path, captions: Sequence[str]) -> None:
+    """Train on pictures of one thing each, saving and drawing on the way."""
+    from classifier_free_guidance_pytorch.demo.image.batches import StepSampler, batches
+    from classifier_free_guidance_pytorch.demo.image.training import train
+    from classifier_free_guidance_pytorch.demo.image.watchers import DrawSamples, SaveCheckpoint
+    from classifier_free_guidance_pytorch.demo.shapes import ShapesDataset, collate
+
+    settings = trainer.settings
+    data = ShapesDataset(size=16, kinds=('single',), seed=settings.seed)
+    order = StepSampler(len(data), batch_size=settings.batch_size, steps=settings.steps, start=trainer.step, seed=settings.seed)
+    train(trainer, batches(data, collate, order), [SaveCheckpoint(folder), DrawSamples(folder, captions)])
