@@ -11,6 +11,7 @@ from typing import Any, SupportsIndex, TypeAlias, overload
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from classifier_free_guidance_pytorch.corpus.files import DTYPES, bytes_of
 from classifier_free_guidance_pytorch.corpus.index import Index
@@ -165,8 +166,11 @@ class EmbeddingStore:
 
         files = self.manifest.files
         wrong = []
-        if differences := Plan.read(self.directory).differences(self.plan):
-            wrong.append(f'{plan_path(self.directory)} is of another run than the manifest: {"; ".join(differences)}')
+        try:
+            if differences := Plan.read(self.directory).differences(self.plan):
+                wrong.append(f'{plan_path(self.directory)} is of another run than the manifest: {"; ".join(differences)}')
+        except StoreError as error:
+            wrong.append(str(error))
         total = sum(record.bytes for record in files.values())
         with tqdm(total=total, unit='B', unit_scale=True, desc='verify', disable=not progress) as bar:
             for record in files.values():
@@ -182,14 +186,14 @@ class EmbeddingStore:
 
     def _entries(self, index: Any) -> Sequence[Any]:
         """The single places or captions of an index."""
-        if isinstance(index, str) or (isinstance(index, SupportsIndex) and not getattr(index, 'ndim', 0)):
+        if isinstance(index, str) or (hasattr(index, '__index__') and not getattr(index, 'ndim', 0)):
             return [index]
         if isinstance(index, slice):
-            return range(*index.indices(len(self)))
-        entries = index.tolist() if hasattr(index, 'tolist') else index
-        kinds = {bool: 'bool', str: 'str', int: 'int'}
-        found = {kinds.get(type(entry), 'int' if isinstance(entry, SupportsIndex) else 'other') for entry in _listed(entries)}
-        if len(found) != 1 or found & {'bool', 'other'}:
+            entries: Any = range(*index.indices(len(self)))
+        else:
+            entries = index.tolist() if hasattr(index, 'tolist') else index
+        kinds = {_kind(entry) for entry in entries} if isinstance(entries, list | tuple | range) else set()
+        if kinds not in ({'place'}, {'caption'}):
             raise ConfigError(
                 'a store is indexed by a place, a slice, a caption, or a list of places or of captions that is not empty, but '
                 f'got {type(index).__name__}: {str(index)[:80]}'
@@ -229,18 +233,16 @@ class EmbeddingStore:
         """What one encoder made of some rows: tokens `(b, n, dim_tokens)` and pooled `(b, dim_pooled)`, if they are read."""
         places = [divmod(row, self.plan.shard_rows) for row in rows]
         files = {shard: self._columns(encodings_name(encoder.label, shard)) for shard, _ in places}
-        dtype, count = DTYPES[STORED_DTYPES[encoder.dtype]], len(rows)
-        pooled = torch.empty(count, encoder.dim_pooled if self.pooled and encoder.pooled else 0, dtype=dtype)
-        if pooled.shape[1]:
-            for target, (shard, row) in zip(pooled, places, strict=True):
-                target.copy_(files[shard]['pooled'].read(row)[0])
-        features = [files[shard]['tokens'].read(row) for shard, row in places] if self.tokens and encoder.tokens else []
-        longest = max(map(len, features), default=0)
-        tokens = torch.zeros(count, longest, encoder.dim_tokens, dtype=dtype)
-        mask = torch.zeros(count, longest, dtype=torch.bool)
-        for number, feature in enumerate(features):
-            tokens[number, : len(feature)] = feature
-            mask[number, : len(feature)] = True
+        dtype = DTYPES[STORED_DTYPES[encoder.dtype]]
+        pooled = torch.empty(len(rows), 0, dtype=dtype)
+        if self.pooled and encoder.pooled:
+            pooled = torch.cat([files[shard]['pooled'].read(row) for shard, row in places])
+        tokens = torch.empty(len(rows), 0, encoder.dim_tokens, dtype=dtype)
+        lengths = torch.zeros(len(rows), 1)
+        if self.tokens and encoder.tokens:
+            features = [files[shard]['tokens'].read(row) for shard, row in places]
+            tokens, lengths = pad_sequence(features, batch_first=True), torch.tensor([[len(feature)] for feature in features])
+        mask = torch.arange(tokens.shape[1]) < lengths
         return TextEncoding(tokens, mask, pooled, encoder.identity if self.check_encoders else None)
 
     # files
@@ -303,9 +305,11 @@ class Captions(Sequence[str]):
         return (self[place] for place in range(len(self)))
 
 
-def _listed(entries: Any) -> list[Any]:
-    """The entries of a sequence; none of anything else."""
-    return list(entries) if isinstance(entries, list | tuple | range) else []
+def _kind(entry: Any) -> str:
+    """What an entry of an index is."""
+    if isinstance(entry, str):
+        return 'caption'
+    return 'place' if hasattr(entry, '__index__') and not isinstance(entry, bool) else 'neither'
 
 
 def _manifest(directory: Path) -> Manifest:

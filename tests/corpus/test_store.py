@@ -284,7 +284,9 @@ def test_captions_and_places_that_are_not_there(store):
     assert 3 not in store
 
 
-@pytest.mark.parametrize('index', [[], None, 1.5, [1.5], [True], {'a'}, ['a dog', 1], torch.tensor([[1]]), torch.tensor([True])])
+@pytest.mark.parametrize(
+    'index', [[], None, 1.5, [1.5], [True], {'a'}, ['a dog', 1], torch.tensor([[1]]), torch.tensor([True]), slice(3, 3)]
+)
 def test_other_indices(store, index):
     with pytest.raises(
         ConfigError, match='a store is indexed by a place, a slice, a caption, or a list of places or of captions'
