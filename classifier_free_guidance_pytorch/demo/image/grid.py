@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,24 @@ def save_curve(path: Path, losses: Sequence[float], window: int = 50) -> None:
     axis.semilogy([window * (number + 0.5) for number in range(len(parts))], [sum(p) / len(p) for p in parts], color='#1f6f8b')
     axis.set(xlabel='step', ylabel=f'loss, mean of {window} steps')
     axis.grid(alpha=0.3, which='both')
+    figure.savefig(path)
+
+
+def save_tradeoff(path: Path, scores: Sequence[Mapping[str, Any]]) -> None:
+    """Write a PNG of adherence against diversity and against fidelity: plain guidance as a line over its scales, other rules as
+    points."""
+    figure = _figure(11.0, 5.0)
+    measures = {'diversity': 'diversity (more is better)', 'fidelity': 'distance to real pictures (less is better)'}
+    for axis, (measured, words) in zip(figure.subplots(1, 2), measures.items(), strict=True):
+        for rule in dict.fromkeys(one['rule'] for one in scores):
+            own = sorted((one for one in scores if one['rule'] == rule), key=lambda one: one['scale'])
+            x, y = [one[measured] for one in own], [100 * one['whole']['all']['share'] for one in own]
+            axis.plot(x, y, marker='o', label=rule, linewidth=2.0 if rule == 'cfg' else 0.7, markersize=4)
+            for one, at_x, at_y in zip(own, x, y, strict=True):
+                axis.annotate(f'{one["scale"]:g}', (at_x, at_y), fontsize=7, xytext=(3, 3), textcoords='offset points')
+        axis.set(xlabel=words, ylabel='whole caption right, %')
+        axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
     figure.savefig(path)
 
 

@@ -72,5 +72,5 @@ def sample(
                 guidance_kwargs={'sigma': sigma, 'alpha': alpha, 'progress': done},
                 weak=how.weak,
             )
-        x = scheduler.step(prediction, timestep, x, **ancestral).prev_sample
+        x = scheduler.step(prediction.float(), timestep, x, **ancestral).prev_sample
     return ((x + 1) / 2).clamp(0, 1)

@@ -183,26 +183,19 @@ def frechet_distance(drawn: Tensor, real: Tensor) -> float:
     return float((mean_gap + first.trace() + second.trace() - 2 * shared).clamp(min=0))
 
 
-def as_table(scores: Sequence[Scores]) -> str:
-    """A Markdown table: a row per rule and scale."""
-    kinds, parts = list(scores[0].whole), list(scores[0].parts)
-    names = ['guidance', 'scale', *(f'{kind}: whole caption' for kind in kinds), *parts, 'readable', 'diversity', 'fidelity']
+def as_table(scores: Sequence[Mapping[str, Any]]) -> str:
+    """A Markdown table of scores, as `Scores.as_dict` gives them: a row per rule and scale; shares in percent."""
+    kinds, parts = list(scores[0]['whole']), list(scores[0]['parts'])
+    names = ['rule', 'scale', *(f'whole caption, {kind}' for kind in kinds), *parts, 'readable', 'diversity', 'fidelity']
     lines = [names, ['---'] * len(names)]
     for one in scores:
-        whole = [
-            f'{100 * share.value:.0f} [{100 * share.interval[0]:.0f}, {100 * share.interval[1]:.0f}]'
-            for share in one.whole.values()
-        ]
-        rest = [f'{100 * one.parts[part].value:.0f}' for part in parts]
-        lines.append(
-            [
-                one.rule,
-                f'{one.scale:g}',
-                *whole,
-                *rest,
-                f'{100 * one.readable.value:.0f}',
-                f'{one.diversity:.2f}',
-                f'{one.fidelity:.2f}',
-            ]
-        )
+        whole = [percent(one['whole'][kind], interval=True) for kind in kinds]
+        shares = [percent(share) for share in (*(one['parts'][part] for part in parts), one['readable'])]
+        lines.append([one['rule'], f'{one["scale"]:g}', *whole, *shares, f'{one["diversity"]:.1f}', f'{one["fidelity"]:.1f}'])
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+def percent(share: Mapping[str, Any], interval: bool = False) -> str:
+    """A share in percent, with its 95% interval if asked for."""
+    low, high = share['interval']
+    return f'{100 * share["share"]:.0f}' + (f' [{100 * low:.0f}, {100 * high:.0f}]' if interval else '')

@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
     save_curve(folder / 'curve.png', trainer.losses)
     drawing = draw(trainer.average, trainer.model_settings, request)
     save_grid(folder / 'image.png', drawing)
-    scores = [measure(trainer.average, trainer.model_settings, prompts, request, scale) for scale in request.scales]
+    scores = [measure(trainer.average, trainer.model_settings, prompts, request, scale).as_dict() for scale in request.scales]
     print(f'\n"{request.prompt}":\n{as_table(drawing)}\n\n64 captions never seen in training:\n{scores_table(scores)}')
     print(f'\nPictures: {folder / "image.png"}, {folder / "samples.png"}, {folder / "curve.png"}  Model: {folder / MODEL_FILE}')
 

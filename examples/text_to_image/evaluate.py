@@ -1,0 +1,93 @@
+"""Text to image, 3 of 3: what guidance does to a network, in numbers.
+
+    python examples/text_to_image/evaluate.py --out runs/evaluation
+    python examples/text_to_image/evaluate.py --model runs/mine/model.safetensors --rules cfg apg --scales 1 3 7
+
+Draws hundreds of captions that name combinations of colour and shape never seen in training, at every scale and by every rule,
+and has an exact checker read the pictures. Adherence should rise with the scale, diversity should fall, and so, at large scales,
+should fidelity, unless a rule keeps it up; `demo/image/scores.py` defines the three. Writes scores.md, tradeoff.png and
+scores.json, from which an interrupted evaluation goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from classifier_free_guidance_pytorch.demo.folders import needs, writable
+from classifier_free_guidance_pytorch.demo.image.checkpoint import load_model
+from classifier_free_guidance_pytorch.demo.image.drawing import SHIPPED, Request
+from classifier_free_guidance_pytorch.demo.image.grid import save_tradeoff
+from classifier_free_guidance_pytorch.demo.image.rules import RULES
+from classifier_free_guidance_pytorch.demo.image.scores import PROMPTS, as_table, held_out_prompts, measure
+from classifier_free_guidance_pytorch.errors import CFGError, ConfigError
+
+SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+OTHER_SCALES = (3.0, 8.0)  # of every rule but plain classifier-free guidance
+
+
+def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Measure every rule at every scale, save after each, and return all scores."""
+    args = build_parser().parse_args(arguments)
+    needs('matplotlib', 'the curve is drawn')
+    needs('diffusers', 'images are sampled')
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    folder = writable(args.out)
+    model, settings = load_model(args.model, args.device)
+    counts = {kind: max(1, round(count * args.share)) for kind, count in PROMPTS.items() if kind in args.kinds}
+    prompts = held_out_prompts(settings.image_size, counts)
+
+    setup = {'model': str(args.model), 'steps': args.steps, 'prompts': counts}
+    done = read_scores(folder / 'scores.json', setup)
+    for rule in args.rules:
+        for scale in args.scales if rule == 'cfg' else args.other_scales:
+            if any(one['rule'] == rule and one['scale'] == scale for one in done):
+                continue
+            request = Request('evaluation', rule=rule, steps=args.steps)
+            done.append(measure(model, settings, prompts, request, scale).as_dict())
+            (folder / 'scores.json').write_text(json.dumps({'setup': setup, 'scores': done}, indent=1) + '\n', encoding='utf-8')
+    (folder / 'scores.md').write_text(as_table(done) + '\n', encoding='utf-8')
+    save_tradeoff(folder / 'tradeoff.png', done)
+    print(f'{as_table(done)}\n\nTable: {folder / "scores.md"}  Curve: {folder / "tradeoff.png"}')
+    return done
+
+
+def read_scores(file: Path, setup: dict[str, Any]) -> list[dict[str, Any]]:
+    """What an earlier run with the same model and prompts has measured."""
+    if not file.is_file():
+        return []
+    found = json.loads(file.read_text(encoding='utf-8'))
+    if found['setup'] != setup:
+        raise ConfigError(f'{str(file)!r} holds scores of {found["setup"]}, not of {setup}: pass another folder as --out')
+    scores: list[dict[str, Any]] = found['scores']
+    return scores
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--model', type=Path, default=SHIPPED, metavar='FILE', help='a checkpoint (default: the one shipped)')
+    parser.add_argument('--rules', nargs='+', choices=tuple(RULES), default=tuple(RULES), help='(default: all)')
+    parser.add_argument('--scales', type=float, nargs='+', default=SCALES, metavar='S', help='of cfg (default: 0 to 10)')
+    parser.add_argument(
+        '--other-scales', type=float, nargs='+', default=OTHER_SCALES, metavar='S', help='of the other rules (default: 3 8)'
+    )
+    parser.add_argument('--kinds', nargs='+', choices=tuple(PROMPTS), default=tuple(PROMPTS), help='of prompts (default: all)')
+    parser.add_argument('--share', type=float, default=1.0, help='of the 544 prompts; less is faster (default: %(default)s)')
+    parser.add_argument('--steps', type=int, default=20, help='of the sampler (default: %(default)s)')
+    parser.add_argument('--device', default='cpu', help='cpu, cuda, ... (default: %(default)s)')
+    parser.add_argument('--threads', type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument('--out', type=Path, default=Path('runs/evaluation'), help='folder for the results (default: %(default)s)')
+    return parser
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except CFGError as error:
+        raise SystemExit(f'evaluate.py: error: {error}') from None
