@@ -1,4 +1,8 @@
-"""Conditional dropout: which samples, and which of their encoders, lose their text."""
+"""Conditional dropout: which samples, and which of their encoders, lose their text.
+
+Draws come from torch's random state on the device of the weights, so that gradient checkpointing repeats them. Processes that
+train together therefore each need a seed of their own; or decide yourself, with one probability of 0 or 1 per sample.
+"""
 
 from __future__ import annotations
 
