@@ -148,7 +148,7 @@ def draw(pictures: dict[float, Tensor], each: int, out: Path) -> None:
 
 
 def main(
-    steps: int = 1200, sample_steps: int = 20, each: int = 32, seed: int = 0, out: str | Path | None = 'diffusers_unet.png'
+    steps: int = 800, sample_steps: int = 20, each: int = 32, seed: int = 0, out: str | Path | None = 'diffusers_unet.png'
 ) -> dict[float, float]:
     """Train, sample at every scale, print and draw.
 
@@ -178,7 +178,7 @@ def main(
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--steps', type=int, default=1200, help='training steps')
+    parser.add_argument('--steps', type=int, default=800, help='training steps')
     parser.add_argument('--sample-steps', type=int, default=20)
     parser.add_argument('--each', type=int, default=32, help='pictures per prompt and scale')
     parser.add_argument('--seed', type=int, default=0)
