@@ -40,6 +40,15 @@ def wave_features(times: Tensor, dim: int, slowest: float = 1e-3) -> Tensor:
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 
+def coordinates(x: Tensor) -> Tensor:
+    """Row and column, from -1 to 1, of every position of a feature map `(b, c, h, w)`, as two channels `(b, 2, h, w)`.
+
+    Convolutions and attention see no place otherwise, and captions speak of places (CoordConv: Liu et al., 2018, 1807.03247).
+    """
+    rows, columns = (torch.linspace(-1, 1, length, device=x.device, dtype=x.dtype) for length in x.shape[-2:])
+    return torch.stack(torch.meshgrid(rows, columns, indexing='ij')).expand(x.shape[0], -1, -1, -1)
+
+
 class Block(nn.Module):
     """Two convolutions around a residual, modulated by the time: `x + conv(SiLU(norm(conv(SiLU(norm(x)))) * (s + 1) + t))`.
 
@@ -124,7 +133,7 @@ class UNet(nn.Module):
         super().__init__()
         self.patch, self.text_in_time, self.dim_time = patch, text_in_time, dim_time
         self.embed_time = nn.Sequential(nn.Linear(dim_time, dim_time), nn.SiLU(), nn.Linear(dim_time, dim_time))
-        self.read = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
+        self.read = nn.Conv2d(channels * patch**2 + 2, widths[0], 3, padding=1)
         finer = tuple(zip(widths, depths, strict=True))[:-1]
         self.down = nn.ModuleList(nn.ModuleList(Stage(width, width, dim_time) for _ in range(depth)) for width, depth in finer)
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths))
@@ -147,7 +156,8 @@ class UNet(nn.Module):
         `patch` times 2 per coarser level."""
         time = self.embed_time(wave_features(times, self.dim_time).to(images.dtype))
         texts = iter(cond_fns)
-        x = self.read(rearrange(images, 'b c (h p) (w q) -> b (c p q) h w', p=self.patch, q=self.patch))
+        x = rearrange(images, 'b c (h p) (w q) -> b (c p q) h w', p=self.patch, q=self.patch)
+        x = self.read(torch.cat((x, coordinates(x)), dim=1))
         skips = []
         for stages, shrink in zip(self.down, self.shrink, strict=True):
             x = self._through(stages, x, time, texts)
