@@ -96,11 +96,12 @@ def test_the_metadata(metadata):
 def test_the_requirements_and_no_more(metadata):
     required = [Requirement(line) for line in metadata.get_all('Requires-Dist')]
     assert {one.name for one in required if one.marker is None} == REQUIREMENTS
-    assert {'demo', 'test', 'dev'} <= set(metadata.get_all('Provides-Extra'))
+    assert {'demo', 'corpus', 'ray', 'distributed', 'test', 'dev'} <= set(metadata.get_all('Provides-Extra'))
 
 
-def test_the_console_script_is_there():
-    (script,) = entry_points(group='console_scripts', name='cfg-demo')
+@pytest.mark.parametrize('name', ['cfg-demo', 'cfg-embed'])
+def test_the_console_scripts_are_there(name):
+    (script,) = entry_points(group='console_scripts', name=name)
     assert callable(script.load())
 
 

@@ -82,6 +82,10 @@ def run(arguments: argparse.Namespace) -> None:
     from classifier_free_guidance_pytorch.corpus.embedder import TextEmbedder
     from classifier_free_guidance_pytorch.corpus.run import embed_corpus
 
+    if arguments.quiet:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # of reading weights
     both = arguments.pooled == arguments.tokens
     embedder = TextEmbedder(
         arguments.model_types,

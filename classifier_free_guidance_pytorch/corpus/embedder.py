@@ -60,7 +60,7 @@ class TextEmbedder:
 
     It is small and picklable: the encoders are built, and their weights read, where it is first used. As a callable it maps a
     batch of rows, `{column: captions, ...}`, to the same batch with the columns `<label>_pooled` and `<label>_tokens` of every
-    encoder in NumPy arrays (bfloat16, which NumPy lacks, in float32 arrays): for `datasets.map(embedder, batched=True)`, and for
+    encoder, in NumPy arrays (bfloat16, which NumPy lacks, in float32 arrays): for `datasets.map(embedder, batched=True)`, and for
     `map_batches` of Ray Data, as an object or as the class.
 
     Args:
@@ -224,8 +224,6 @@ class TextEmbedder:
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """A batch of rows with the columns of every encoder added."""
-        import numpy as np
-
         if self.column not in batch:
             raise ConfigError(f'a batch has no column {self.column!r}: it has {", ".join(map(repr, batch))}; pass column')
         result: dict[str, Any] = dict(batch)
@@ -233,9 +231,7 @@ class TextEmbedder:
             if embedded.pooled is not None:
                 result[f'{label}_pooled'] = _array(embedded.pooled)
             if embedded.tokens is not None:
-                ragged = np.empty(len(embedded.tokens), dtype=object)  # an array of arrays, even if all are of one length
-                ragged[:] = [_array(features) for features in embedded.tokens]
-                result[f'{label}_tokens'] = ragged
+                result[f'{label}_tokens'] = [_array(features) for features in embedded.tokens]
         return result
 
     def __getstate__(self) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_labels(hub, tiny_t5, tiny_clip):
         ({'precision': 'int8'}, "precision is one of 'fp32', 'bf16', 'fp16', but got 'int8'"),
         ({'batch_size': 0}, 'batch_size counts captions and is at least 1, but got 0'),
         ({'pooled': False, 'tokens': False}, 'nothing would be embedded: choose pooled=True, tokens=True or both'),
-        ({'batch_size': 'many'}, 'batch_size is of the wrong type'),
+        ({'batch_size': 'many'}, "batch_size='many' is of the wrong type: expected int"),
     ],
 )
 def test_arguments_that_cannot_work(arguments, message):
@@ -129,8 +129,6 @@ def test_as_a_callable_it_adds_columns():
     assert [tokens.shape for tokens in batch['mini_tokens']] == [(5, 128), (6, 128)]
     exact = embedder.encoders[0].encode(['a red circle']).tokens[0]
     assert np.array_equal(batch['mini_tokens'][0], exact.bfloat16().float().numpy())
-    same_length = embedder({'text': ['a red circle', 'a red square']})['mini_tokens']
-    assert (same_length.shape, same_length[0].shape) == ((2,), (5, 128))
     with pytest.raises(ConfigError, match="a batch has no column 'text': it has 'caption'; pass column"):
         embedder({'caption': ['a']})
 

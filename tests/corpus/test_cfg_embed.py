@@ -1,0 +1,181 @@
+"""The command: its options, what it says, its exit codes, two processes at once, and Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from classifier_free_guidance_pytorch.corpus import EmbeddingStore
+from classifier_free_guidance_pytorch.corpus.command import build_parser, main
+from classifier_free_guidance_pytorch.text import build_encoder
+from tests.corpus.test_run import files_of
+
+ROOT = Path(__file__).parents[2]
+TEXTS = ['a red circle', 'a blue square', '', 'a red circle', 'a small green triangle above a red circle', 'a star', 'two stars']
+
+
+@pytest.fixture
+def captions(tmp_path) -> Path:
+    path = tmp_path / 'captions.jsonl'
+    path.write_text('\n'.join(json.dumps({'id': i, 'text': text}) for i, text in enumerate(TEXTS)), encoding='utf-8')
+    return path
+
+
+def embed(captions: Path, out: Path, *options: str) -> int:
+    return main([str(captions), '--out', str(out), '--model-types', 'mini', '--shard-rows', '2', *options])
+
+
+def test_captions_in_encodings_out(captions, tmp_path, capsys):
+    assert embed(captions, tmp_path / 'store', '--column', 'text', '--dtype', 'fp32', '--batch-size', '2') == 0
+    said = capsys.readouterr()
+    assert said.out == ''
+    assert 'cfg-embed: 6 captions, 5 different ones, in 3 shards' in said.err
+    assert 'cfg-embed: skipped: 1 empty (line 3)' in said.err
+    assert 'captions/s' in said.err
+    assert f'cfg-embed: {tmp_path / "store"} is complete: 7 files' in said.err
+    store, encoder = EmbeddingStore(tmp_path / 'store'), build_encoder('mini')
+    for row, text in enumerate(text for text in TEXTS if text):
+        expected = encoder.encode([text])
+        torch.testing.assert_close(store[row].tokens, expected.tokens, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(store[row].pooled, expected.pooled, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('options', 'pooled', 'tokens'),
+    [((), True, True), (('--pooled',), True, False), (('--tokens',), False, True), (('--pooled', '--tokens'), True, True)],
+)
+def test_what_is_stored(captions, tmp_path, options, pooled, tokens):
+    assert embed(captions, tmp_path / 'store', '--quiet', *options) == 0
+    (encoder,) = json.loads((tmp_path / 'store' / 'manifest.json').read_text())['encoders']
+    assert (encoder['pooled'], encoder['tokens'], encoder['dtype']) == (pooled, tokens, 'bfloat16')
+
+
+def test_quiet_says_nothing(captions, tmp_path, capfd):
+    assert embed(captions, tmp_path / 'store', '--quiet') == 0
+    assert capfd.readouterr() == ('', '')
+
+
+def test_an_error_is_one_sentence_and_the_code_2(captions, tmp_path, capsys):
+    assert embed(captions, tmp_path / 'store', '--column', 'caption') == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"cfg-embed: error: {captions} has no column 'caption' of strings: it has 'id', 'text'")
+    assert not (tmp_path / 'store').exists()
+    assert main([str(captions), '--out', str(tmp_path / 'store'), '--model-types', 'mini', 'mini']) == 2
+    assert "two encoders have one name, 'mini-mini'" in capsys.readouterr().err
+
+
+def test_an_interruption_says_how_to_go_on(captions, tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('classifier_free_guidance_pytorch.corpus.job.Job.encode', interrupt)
+    assert embed(captions, tmp_path / 'store', '--quiet') == 130
+    assert f'interrupted; the same command goes on with {tmp_path / "store"}' in capsys.readouterr().err
+
+
+def test_the_help_has_every_option_and_examples_that_parse(capsys):
+    with pytest.raises(SystemExit):
+        main(['--help'])
+    text = capsys.readouterr().out
+    for option in (
+        '--out', '--model-types', '--model-names', '--column', '--split', '--limit', '--keep-empty', '--batch-size', '--device',
+        '--dtype', '--precision', '--pooled', '--tokens', '--shard-rows', '--engine', '--ray-address', '--workers', '--quiet',
+    ):  # fmt: skip
+        assert option in text
+    examples = [
+        line.split('cfg-embed ', 1)[1].split() for line in text.splitlines() if line.startswith('  ') and 'cfg-embed ' in line
+    ]
+    assert len(examples) >= 6
+    for example in examples:
+        assert build_parser().parse_args(example).out
+
+
+def test_the_parser_and_the_function_have_the_same_defaults():
+    import inspect
+
+    from classifier_free_guidance_pytorch.corpus import TextEmbedder, embed_corpus
+
+    parsed = vars(build_parser().parse_args(['input', '--out', 'store']))
+    for function in (TextEmbedder.__init__, embed_corpus):
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name in parsed and name not in ('model_types', 'pooled', 'tokens', 'out', 'column'):
+                assert parsed[name] == parameter.default, name
+
+
+def test_two_processes_at_once_write_what_one_writes(captions, tmp_path):
+    """As under torchrun, which sets these variables."""
+    assert embed(captions, tmp_path / 'one', '--quiet') == 0
+    command = [
+        sys.executable,
+        '-m',
+        'classifier_free_guidance_pytorch.corpus.command',
+        str(captions),
+        '--out',
+        str(tmp_path / 'two'),
+    ]
+    command += ['--model-types', 'mini', '--shard-rows', '2', '--quiet']
+    ranks = [
+        subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, 'RANK': rank, 'WORLD_SIZE': '2'}, stderr=subprocess.PIPE, text=True
+        )
+        for rank in '10'
+    ]
+    for process in ranks:
+        _, said = process.communicate()
+        assert process.returncode == 0, said
+    assert files_of(tmp_path / 'two') == files_of(tmp_path / 'one')
+
+
+@pytest.fixture
+def ray_on_a_busy_machine(monkeypatch):
+    """Ray gives its own processes half a minute to start, which is little where other tests run beside it."""
+    monkeypatch.setenv('RAY_raylet_start_wait_time_s', '280')
+    monkeypatch.setenv('RAY_USAGE_STATS_ENABLED', '0')
+
+
+def test_a_local_cluster_of_ray_writes_what_one_process_writes(captions, tmp_path, ray_on_a_busy_machine):
+    """And the embedder is a class that Ray Data maps batches with."""
+    import ray
+
+    from classifier_free_guidance_pytorch.corpus import TextEmbedder
+
+    assert embed(captions, tmp_path / 'one', '--quiet') == 0
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level='ERROR')
+    try:
+        assert embed(captions, tmp_path / 'ray', '--quiet', '--engine', 'ray') == 0
+        assert files_of(tmp_path / 'ray') == files_of(tmp_path / 'one')
+        rows = ray.data.from_items([{'text': text} for text in TEXTS if text])
+        options = {'model_types': 'mini', 'dtype': 'fp32', 'column': 'text'}
+        mapped = rows.map_batches(
+            TextEmbedder, fn_constructor_kwargs=options, batch_size=2, compute=ray.data.ActorPoolStrategy(size=1)
+        ).take_all()
+    finally:
+        ray.shutdown()
+    encoder = build_encoder('mini')
+    for row in mapped:
+        expected = encoder.encode([row['text']])
+        torch.testing.assert_close(torch.tensor(row['mini_pooled']), expected.pooled[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.tensor(row['mini_tokens']), expected.tokens[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_cluster_that_is_not_there(captions, tmp_path, capsys, monkeypatch):
+    import ray
+
+    def refuse(**options):
+        raise ConnectionError('Could not find any running Ray instance')
+
+    monkeypatch.setattr(ray, 'init', refuse)
+    assert embed(captions, tmp_path / 'store', '--quiet', '--engine', 'ray', '--ray-address', '10.0.0.1:6379') == 2
+    assert "no Ray cluster answers at ray_address='10.0.0.1:6379' (Could not find" in capsys.readouterr().err
+
+
+def test_ray_that_is_not_installed(captions, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'ray', None)
+    assert embed(captions, tmp_path / 'store', '--quiet', '--engine', 'ray') == 2
+    assert "pip install 'classifier-free-guidance-pytorch[ray]'" in capsys.readouterr().err
