@@ -1,6 +1,6 @@
 """Conditioners inside a U-Net of your own, without any decorator: dropout and guidance by hand, with the library's functions.
 
-    python examples/03_conditioners_by_hand.py --out docs/pictures/conditioners_by_hand.png
+    python examples/03_conditioners_by_hand.py --out conditioners_by_hand.png
 
 Two conditioners share one network and one encoding of the text: FiLM tells every channel what the whole text says, and
 cross-attention lets every place look up single words. A sample that loses its text must lose it in both: that is why dropout is

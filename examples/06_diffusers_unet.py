@@ -1,6 +1,6 @@
 """An unmodified `UNet2DConditionModel` of diffusers, guided through a wrapper of one line.
 
-    python examples/06_diffusers_unet.py --out docs/pictures/diffusers_unet.png
+    python examples/06_diffusers_unet.py --out diffusers_unet.png
 
 The decorator's 'raw' conditioner hands the wrapper tokens and their mask, and the U-Net attends to them in its own way. Dropout,
 the null branch, scales, negative texts and every rule of guidance come with the decorator; noise schedule and sampler are
