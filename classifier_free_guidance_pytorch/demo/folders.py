@@ -1,9 +1,11 @@
-"""What every demo asks before it works: is the folder writable, is the library there."""
+"""What every demo asks before it works: is the folder writable, is the library there, is the device."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+
+import torch
 
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
 
@@ -36,3 +38,32 @@ def needs(library: str, why: str) -> None:
         raise MissingDependencyError(
             f"{why} by {library}, which is not installed: pip install 'classifier-free-guidance-pytorch[demo]'"
         )
+
+
+def check_device(name: str) -> torch.device:
+    """The device of that name, if this machine has it.
+
+    Raises:
+        ConfigError: an unknown name, or a device that is not there.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f'device {name!r} cannot be used here ({reason}): pass cpu, or a device that torch can reach'
+        ) from error
+    return device
+
+
+def use_threads(count: int | None) -> None:
+    """Let torch use that many CPU threads, if a number is given.
+
+    Raises:
+        ConfigError: it is below 1.
+    """
+    if count is not None:
+        if count < 1:
+            raise ConfigError(f'threads counts from 1, but got {count}')
+        torch.set_num_threads(count)

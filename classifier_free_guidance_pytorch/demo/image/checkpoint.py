@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from classifier_free_guidance_pytorch.demo.folders import check_device
 from classifier_free_guidance_pytorch.demo.image.models import build_model
 from classifier_free_guidance_pytorch.demo.image.settings import MODEL_FILE, ModelSettings
 from classifier_free_guidance_pytorch.errors import ConfigError
@@ -39,9 +40,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ConfigError(f'there is no checkpoint {str(path)!r}: pass the {path.name} that a training run has written')
     try:
         with safe_open(path, framework='pt') as file:
-            notes = json.loads((file.metadata() or {})['notes'])
+            notes = dict(json.loads((file.metadata() or {})['notes']))
             return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118  (not a mapping)
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f'{str(path)!r} cannot be read as a checkpoint ({type(error).__name__}: {error}): pass the file of a training run'
         ) from error
@@ -61,8 +62,9 @@ def load_model(path: str | Path, device: str = 'cpu') -> tuple[Any, ModelSetting
     """A trained model in float32 and eval mode, and its settings.
 
     Raises:
-        ConfigError: no checkpoint there, or one of another configuration.
+        ConfigError: no checkpoint there, one of another configuration, or no such device.
     """
+    check_device(device)
     weights, notes = read(Path(path))
     if 'model' not in notes:
         raise ConfigError(f'{str(path)!r} is the state of a training run and not a model: pass the {MODEL_FILE} beside it')

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier_free_guidance_pytorch.demo.folders import needs, writable
+from classifier_free_guidance_pytorch.demo.folders import needs, use_threads, writable
 
 if TYPE_CHECKING:
     from classifier_free_guidance_pytorch.demo.image.drawing import Drawing
@@ -30,6 +30,7 @@ medium large; one two three; above, below, left of, right of; at the top, in the
 dark, light, gray or navy background; and many synonyms of these.
 """
 RULES = ('cfg', 'rescale', 'renorm', 'apg', 'interval', 'fdg', 'cfg-zero-star', 'tcfg', 'raag', 'pag', 'nag')
+NOT_CHECKED = 'The prompt is not of the drawn world, so the pictures were not checked; look at them.'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,8 +61,6 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the command; all that can be refused is refused before anything is drawn."""
     needs('matplotlib', 'the picture is drawn')
     needs('diffusers', 'images are sampled')
-    import torch
-
     from classifier_free_guidance_pytorch.demo.image.checkpoint import load_model
     from classifier_free_guidance_pytorch.demo.image.drawing import Request, draw, load_shipped
     from classifier_free_guidance_pytorch.demo.image.grid import save_grid
@@ -76,8 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
         sampler=arguments.sampler,
     )
     folder = writable(arguments.out)
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     model, settings = load_model(arguments.model, arguments.device) if arguments.model else load_shipped(arguments.device)
     drawing = draw(model, settings, request)
     save_grid(folder / 'image.png', drawing)
@@ -85,16 +83,24 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def as_table(drawing: Drawing) -> str:
-    """For each scale the share of pictures of which the prompt holds, whole and by part."""
+    """`as_rows` as text."""
+    lines = as_rows(drawing)
+    if not lines:
+        return NOT_CHECKED
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return '\n'.join('  '.join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+
+
+def as_rows(drawing: Drawing) -> list[list[str]]:
+    """For each scale the share of pictures of which the prompt holds, whole and by part, below a header; none if unchecked."""
     if drawing.verdicts is None:
-        return 'The prompt is not of the drawn world, so the pictures were not checked; look at them.'
+        return []
     parts = list(drawing.verdicts[0][0].parts) or list(drawing.verdicts[-1][-1].parts)
     lines = [['scale', 'all', *parts, 'readable']]
     for scale, row in zip(drawing.request.scales, drawing.verdicts, strict=True):
         shares = [_share([v.holds for v in row]), *(_share([v.parts.get(p, False) for v in row]) for p in parts)]
         lines.append([f'{scale:g}', *shares, _share([v.readable for v in row])])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return '\n'.join('  '.join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return lines
 
 
 def _share(held: Sequence[bool]) -> str:

@@ -68,7 +68,7 @@ class Diffusion:
         """`(sigma, alpha)` of `x = alpha * image + sigma * noise` at a time, as guidance rules in other spaces ask for."""
         if self.prediction == 'flow':
             return time, 1 - time
-        kept = float(self.scheduler('ddpm').alphas_cumprod[int(time * (TIMES - 1))])
+        kept = float(self.scheduler('ddpm').alphas_cumprod[round(time * (TIMES - 1))])
         return (1 - kept) ** 0.5, kept**0.5
 
     def scheduler(self, sampler: str | None = None) -> Any:

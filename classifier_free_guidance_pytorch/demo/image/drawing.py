@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.demo.image.checkpoint import load_model
-from classifier_free_guidance_pytorch.demo.image.diffusion import Diffusion
+from classifier_free_guidance_pytorch.demo.image.diffusion import TIMES, Diffusion
 from classifier_free_guidance_pytorch.demo.image.rules import RULES, guided
 from classifier_free_guidance_pytorch.demo.image.sampling import sample
 from classifier_free_guidance_pytorch.demo.image.settings import ModelSettings, one_of
@@ -50,8 +50,8 @@ class Request:
     sampler: str | None = None
 
     def __post_init__(self) -> None:
-        for name, text in (('prompt', self.prompt), ('negative', self.negative or '')):
-            if not isinstance(text, str):
+        for name, text in (('prompt', self.prompt), ('negative', self.negative)):
+            if not isinstance(text, str) and not (name == 'negative' and text is None):
                 raise ArgumentTypeError(f'{name} is a string, but got {text!r} of type {type(text).__name__}')
         if not self.prompt.strip():
             raise ConfigError('prompt is empty: say what to draw, such as "a small green triangle left of a big red circle"')
@@ -60,8 +60,8 @@ class Request:
             raise ConfigError(f'at least one scale and one seed are drawn, but got {list(self.scales)} and {list(self.seeds)}')
         if bad := [scale for scale in self.scales if not math.isfinite(scale)]:
             raise ConfigError(f'a guidance scale is a finite number, but scales has {bad[0]}')
-        if self.steps < 1:
-            raise ConfigError(f'steps counts from 1, but got {self.steps}')
+        if not 1 <= self.steps <= TIMES:
+            raise ConfigError(f'steps is a number from 1 to {TIMES}, but got {self.steps}')
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ INK, FAINT, HOLDS, FAILS = '#26323f', '#8a96a3', '#2a9d5c', '#e4572e'
 TILE = 1.35  # inches
 
 
-def save_grid(path: Path, drawing: Drawing) -> None:
+def save_grid(path: Path | BinaryIO, drawing: Drawing) -> None:
     """Write a PNG: a column per guidance scale, a row per seed; a frame tells whether the whole prompt holds."""
     request = drawing.request
     rows, columns = len(request.seeds), len(request.scales)
@@ -33,7 +33,7 @@ def save_grid(path: Path, drawing: Drawing) -> None:
     words = textwrap.fill(f'"{request.prompt}"', max(24, columns * 14))
     if request.negative:
         words += '\n' + textwrap.fill(f'not "{request.negative}"', max(24, columns * 14))
-    figure.suptitle(words, color=INK, fontsize=12, fontweight='bold')
+    figure.suptitle(words, color=INK, fontsize=12, fontweight='bold', parse_math=False)
     figure.savefig(path)
 
 
@@ -44,7 +44,7 @@ def save_samples(path: Path, images: Tensor, captions: Sequence[str], title: str
     cells = figure.subplots(rows, columns, squeeze=False).flat
     for cell, image, caption in zip(cells, images, captions, strict=False):
         show(cell, image, FAINT)
-        cell.set_xlabel(textwrap.fill(caption, 20), color=INK, fontsize=6)
+        cell.set_xlabel(textwrap.fill(caption, 20), color=INK, fontsize=6, parse_math=False)
     for cell in list(cells)[len(images) :]:
         cell.axis('off')
     figure.suptitle(title, color=INK, fontsize=11)

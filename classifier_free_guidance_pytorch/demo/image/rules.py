@@ -15,6 +15,7 @@ from classifier_free_guidance_pytorch.weak_pass import perturbed_attention
 
 SPACE = {'flow': 'flow', 'v': 'v', 'epsilon': 'eps'}
 MIDDLE = (0.1, 0.8)  # the noise levels at which 'interval' guides
+SELF_ATTENTION = '[mb]*.attention'  # of the U-Net's `middle`, where alone it has any, or of the transformer's `blocks`
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ RULES: dict[str, Callable[[float, str], Guided]] = {
     'cfg-zero-star': _rule(lambda space: guidance.CFGZeroStar()),
     'tcfg': _rule(lambda space: guidance.TCFG()),
     'raag': _rule(lambda space: guidance.RAAG(alpha=1.0)),
-    'pag': lambda scale, space: Guided(guidance.CFG() + guidance.Weak(1.0), scale, perturbed_attention('middle.*.attention')),
+    'pag': lambda scale, space: Guided(guidance.CFG() + guidance.Weak(1.0), scale, perturbed_attention(SELF_ATTENTION)),
     'nag': lambda scale, space: Guided(guidance.NAG(), scale),
 }
 

@@ -159,6 +159,7 @@ def features(images: Tensor) -> Tensor:
     from classifier_free_guidance_pytorch.demo.mini.towers import load_joint_space
 
     tower = load_joint_space().image_tower
+    images = images.cpu()  # where the tower is
     if images.shape[-1] != SEEN_AT:
         images = F.interpolate(images, size=(SEEN_AT, SEEN_AT), mode='bilinear')
     return torch.cat([tower(batch) for batch in torch.split(images, 128)]).double()

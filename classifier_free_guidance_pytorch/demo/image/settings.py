@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from classifier_free_guidance_pytorch.demo.folders import check_device
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 CONDITIONS = ('film', 'attention', 'concat')
@@ -57,9 +58,12 @@ class ModelSettings:
         one_of('prediction', self.prediction, PREDICTIONS)
         if self.image_size < 16 or self.image_size % 8:
             raise ConfigError(f'image_size is a multiple of 8 from 16 on, but got {self.image_size}')
+        if self.network == 'transformer' and self.image_size % 16:
+            raise ConfigError(f'a transformer sees 16 x 16 patches, so image_size is a multiple of 16, but got {self.image_size}')
         for name in ('model_types', 'model_names'):  # lists come back from JSON; settings compare as tuples
             value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else tuple(value))
+            if value is not None:
+                object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class TrainSettings:
         one_of('dropout', self.dropout, DROPOUTS)
         one_of('optimizer', self.optimizer, OPTIMIZERS)
         one_of('precision', self.precision, PRECISIONS)
+        check_device(self.device)
 
     def autocast(self) -> torch.autocast:
         """The context that a forward pass trains in."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from classifier_free_guidance_pytorch.demo.folders import needs, writable
+from classifier_free_guidance_pytorch.demo.folders import needs, use_threads, writable
 from classifier_free_guidance_pytorch.demo.image.command import add_drawing_arguments, as_table
 from classifier_free_guidance_pytorch.demo.image.settings import CONDITIONS, MODEL_FILE, TRAINING_FILE
 from classifier_free_guidance_pytorch.errors import ConfigError
@@ -52,8 +52,6 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the command; all that can be refused is refused before the training starts."""
     needs('matplotlib', 'the pictures are drawn')
     needs('diffusers', 'images are sampled')
-    import torch
-
     from classifier_free_guidance_pytorch.demo.image.drawing import Request, draw
     from classifier_free_guidance_pytorch.demo.image.grid import save_curve, save_grid
     from classifier_free_guidance_pytorch.demo.image.scores import as_table as scores_table
@@ -77,9 +75,9 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     folder = writable(arguments.out)
-    if arguments.threads is not None:
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     trainer = Trainer(ModelSettings(network_size='mini', image_size=16, condition=arguments.condition), settings)
+    trainer.diffusion.scheduler(request.sampler)
     if arguments.resume:
         trainer.resume(folder)
     elif (folder / TRAINING_FILE).exists():
@@ -104,4 +102,8 @@ def train_on_one_thing(trainer: Trainer, folder: Path, captions: Sequence[str]) 
     settings = trainer.settings
     data = ShapesDataset(size=16, kinds=('single',), seed=settings.seed)
     order = StepSampler(len(data), batch_size=settings.batch_size, steps=settings.steps, start=trainer.step, seed=settings.seed)
-    train(trainer, batches(data, collate, order), [SaveCheckpoint(folder), DrawSamples(folder, captions)])
+    try:
+        train(trainer, batches(data, collate, order), [SaveCheckpoint(folder), DrawSamples(folder, captions)])
+    except KeyboardInterrupt:
+        trainer.save(folder)
+        raise

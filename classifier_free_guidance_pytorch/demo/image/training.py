@@ -53,7 +53,7 @@ class Trainer:
         self.model = build_model(model_settings).to(settings.device).train()
         self._average = AveragedModel(self.model, multi_avg_fn=_moving_average(settings.ema_decay))
         self._optimizers = _optimizers(self.model, settings)
-        self._scaler = torch.amp.GradScaler(enabled=settings.precision == 'float16')
+        self._scaler = torch.amp.GradScaler(torch.device(settings.device).type, enabled=settings.precision == 'float16')
         self.step = 0
         self.losses: list[float] = []
 

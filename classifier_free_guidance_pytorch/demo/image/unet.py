@@ -114,7 +114,7 @@ class UNet(nn.Module):
     Args:
         channels: of the images.
         widths: of the feature maps, finest level first; each level after the first has half the resolution.
-        depth: blocks at each level on the way down and again on the way up; the coarsest level has them once.
+        depths: blocks at each level on the way down and again on the way up; the coarsest level has them once.
         dim_time: width of the time embedding.
         patch: the finest feature map has one position per `patch` x `patch` pixels.
         text_in_time: let the callables meet the time embedding instead of the feature maps; see the top of `unet.py`.

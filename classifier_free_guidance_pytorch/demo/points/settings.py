@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from classifier_free_guidance_pytorch import guidance
+from classifier_free_guidance_pytorch.demo.folders import check_device
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 CONDITIONS = ('film', 'attention', 'concat')
@@ -93,23 +92,6 @@ class Settings:
                 raise ConfigError(f'a guidance scale is a finite number, but scales has {scale}')
         if len(set(self.scales)) < len(self.scales):
             raise ConfigError(f'every guidance scale is sampled once, but scales repeats one: {list(self.scales)}')
-
-
-def check_device(name: str) -> torch.device:
-    """The device of that name, if this machine has it.
-
-    Raises:
-        ConfigError: an unknown name, or a device that is not there.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(
-            f'device {name!r} cannot be used here ({reason}): pass cpu, or a device that torch can reach'
-        ) from error
-    return device
 
 
 def _one_of(name: str, value: str, known: Sequence[str] | dict[str, Any]) -> None:
