@@ -23,7 +23,7 @@ from tests.distributed.conftest import EXAMPLE, free_ports, in_two_processes, lo
 from tests.tiny_models import TinyEncoder
 
 SMALL = [
-    '--steps', '4', '--save-every', '2', '--batch', '16', '--micro-batch', '4', '--items', '24', '--dim', '16', '--depth', '2',
+    '--steps', '4', '--save-every', '2', '--batch', '16', '--micro-batch', '4', '--items', '24', '--dim', '8', '--depth', '1',
     '--rate', '0.2', '--cond-drop-prob', '0.4', '--seed', '3',
 ]  # fmt: skip
 ATTENTION = ['--condition', 'attention']
@@ -132,7 +132,7 @@ def check_averaged_weights(example, folder):
     expected = load_file(folder / 'attention' / 'ema.safetensors')
     for name in ('fsdp', 'resumed'):
         torch.testing.assert_close(load_file(folder / name / 'ema.safetensors'), expected, rtol=1e-3, atol=1e-4)
-    model = example.denoiser.build(16, 2, 'attention', 'mini', 0.0).eval()
+    model = example.denoiser.build(8, 1, 'attention', 'mini', 0.0).eval()
     model.load_state_dict(expected, strict=True)
     guided = model(torch.randn(2, 3, 16, 16), torch.rand(2), texts=['a red circle', 'a blue square'], cond_scale=3.0)
     assert guided.isfinite().all()
