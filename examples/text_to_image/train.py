@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ import torch
 
 from classifier_free_guidance_pytorch.demo.folders import needs, writable
 from classifier_free_guidance_pytorch.demo.image.batches import StepSampler, batches
+from classifier_free_guidance_pytorch.demo.image.checkpoint import save_model
 from classifier_free_guidance_pytorch.demo.image.data import collate, open_data
+from classifier_free_guidance_pytorch.demo.image.drawing import SHIPPED
 from classifier_free_guidance_pytorch.demo.image.grid import save_curve
 from classifier_free_guidance_pytorch.demo.image.settings import (
     CONDITIONS,
@@ -53,7 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     folder = writable(args.out)
     data = open_data(
-        args.data, size=args.image_size, caption_column=args.caption_column, image_column=args.image_column, kinds=args.kinds
+        args.data,
+        size=args.image_size,
+        caption_column=args.caption_column,
+        image_column=args.image_column,
+        seed=args.seed,
+        kinds=args.kinds,
     )
 
     # What the model is, how it is trained, and the two together. A checkpoint in the folder is never overwritten unasked.
@@ -75,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
         trainer.save(folder)
         print(f'\ninterrupted at step {trainer.step} and saved: go on with --resume')
     save_curve(folder / 'curve.png', trainer.losses)
+    if args.ship:
+        about = {'training': asdict(trainer.settings), 'data': args.data, 'kinds': args.kinds, 'torch': torch.__version__}
+        save_model(trainer.average, trainer.model_settings, SHIPPED, half=True, about=about)
     print(f'Model: {folder / MODEL_FILE}  Samples: {folder / "samples.png"}  Curve: {folder / "curve.png"}')
     return trainer
 
@@ -108,7 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument('--prediction', choices=PREDICTIONS, help='what the network predicts (default: flow)')
 
     training = parser.add_argument_group('training')
-    training.add_argument('--steps', type=int, default=6500, help='optimizer steps (default: %(default)s)')
+    training.add_argument('--steps', type=int, default=7200, help='optimizer steps (default: %(default)s)')
     training.add_argument('--batch-size', type=int, default=32, help='images per step (default: %(default)s)')
     training.add_argument('--cond-drop-prob', type=float, metavar='P', help='share of captions dropped (default: 0.15)')
     training.add_argument('--dropout', choices=DROPOUTS, help='drop captions one by one or for a whole batch (default: sample)')
@@ -127,6 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     results.add_argument('--resume', action='store_true', help='go on with the run in --out')
     results.add_argument('--save-every', type=int, default=500, metavar='STEPS', help='(default: %(default)s)')
     results.add_argument('--draw-every', type=int, default=500, metavar='STEPS', help='(default: %(default)s)')
+    results.add_argument('--ship', action='store_true', help='also put the model, in half precision, into the package')
     results.add_argument('--tensorboard', action='store_true', help='also write losses for TensorBoard')
     return parser
 

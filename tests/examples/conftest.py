@@ -13,13 +13,18 @@ from classifier_free_guidance_pytorch.text.torchvision_repair import repair_torc
 EXAMPLES = Path(__file__).parents[2] / 'examples'
 
 
-@pytest.fixture(scope='module')
-def example(request):
-    """The script that the test module names in `EXAMPLE`, as a module."""
+def load_example(name):
+    """A script under `examples/` as a module, by its path without the ending."""
     repair_torchvision()  # which diffusers imports
-    name = request.module.EXAMPLE
-    spec = importlib.util.spec_from_file_location(f'example_{name}', EXAMPLES / f'{name}.py')
+    spec = importlib.util.spec_from_file_location(f'example_{name.replace("/", "_")}', EXAMPLES / f'{name}.py')
     script = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where dataclasses look for their module
     spec.loader.exec_module(script)
+    return script
+
+
+@pytest.fixture(scope='module')
+def example(request):
+    """The script that the test module names in `EXAMPLE`."""
+    script = load_example(request.module.EXAMPLE)
     yield script
-    del sys.modules[spec.name]
+    del sys.modules[script.__name__]

@@ -16,6 +16,7 @@ from classifier_free_guidance_pytorch.demo.shapes import KINDS, ShapesDataset
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
 
 SHAPES = 'shapes'
+DRAWN = 1_000_000  # scenes in an epoch of the drawn world; any number can be drawn
 
 
 class Item(Protocol):
@@ -100,7 +101,7 @@ def _open_shapes(
         raise ConfigError(f'{SHAPES!r} is drawn and has no columns: leave {" and ".join(given)} out')
     if channels != 3:
         raise ConfigError(f'{SHAPES!r} is drawn in colour: channels must be 3, but got {channels}')
-    return ShapesDataset(split, size=size, seed=seed, kinds=tuple(KINDS) if kinds is None else tuple(kinds))
+    return ShapesDataset(split, size=size, length=DRAWN, seed=seed, kinds=tuple(KINDS) if kinds is None else tuple(kinds))
 
 
 def _open_images(source: str, **options: Any) -> Dataset[Any]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from classifier_free_guidance_pytorch.demo.folders import needs
 from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.text.torchvision_repair import repair_torchvision
 
 TIMES = 1000
 # What can sample each prediction, the default first.
@@ -87,6 +88,7 @@ class Diffusion:
                 f'a model that predicts {self.prediction} is sampled by {" or ".join(fitting)}, but got {sampler!r}'
             )
         needs('diffusers', 'images are sampled')
+        repair_torchvision()  # which diffusers imports where it is installed
         import diffusers
 
         chosen = sampler or fitting[0]
