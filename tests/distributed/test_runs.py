@@ -185,6 +185,15 @@ def launched(command: list[str]) -> tuple[int, str, str]:
     return launcher.returncode, said, progress
 
 
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(example, tmp_path):
+    example.train.main(settings_of(example, tmp_path / 'alone'))
+    out = interrupted(tmp_path / 'alone', tmp_path / 'resumed')
+    example.train.main(settings_of(example, out, '--resume'))
+    assert losses(out) == losses(tmp_path / 'alone')
+    expected = load_file(tmp_path / 'alone' / 'ema.safetensors')
+    torch.testing.assert_close(load_file(out / 'ema.safetensors'), expected, rtol=0, atol=0)
+
+
 def test_nothing_is_overwritten(example, tmp_path):
     example.train.main(settings_of(example, tmp_path))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
