@@ -26,14 +26,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.encoders import TEXTS, save_t5
+from benchmarks.encoders import TEXTS, save_clip, save_t5
 from benchmarks.results import RESULTS, Bar, Figure, Result, assert_equal, counted, environment, timed
 from benchmarks.settings import Settings
-from benchmarks.timing import Pace, in_turn, seconds
-from classifier_free_guidance_pytorch import T5Adapter, TextEncoding
+from benchmarks.timing import Pace, Spread, seconds
+from classifier_free_guidance_pytorch import OpenClipAdapter, T5Adapter, TextEncoding
 from classifier_free_guidance_pytorch.corpus import EmbeddingStore, TextEmbedder, embed_corpus
 from classifier_free_guidance_pytorch.corpus.scan import scan
 from classifier_free_guidance_pytorch.corpus.sources import open_source
+from classifier_free_guidance_pytorch.text import TextEncoder
 
 BATCH = 32
 MEDIAN_WORDS, SIGMA = 6, 0.8  # of the log-normal lengths
@@ -64,41 +65,52 @@ def write_captions(path: Path, count: int) -> Path:
 
 
 def speed(settings: Settings, folder: Path) -> list[Figure]:
-    """The whole of `cfg-embed` against a loop over the encoder, with the same batch size."""
-    encoder = T5Adapter(save_t5(folder / 't5', settings.tiny))
-    path = write_captions(folder / 'captions.txt', 64 if settings.tiny else 768)
-    captions, runs = path.read_text(encoding='utf-8').splitlines(), iter(range(1000))
+    """The whole of `cfg-embed` against a loop over the encoder: T5, and CLIP, which reads every text at its full length."""
+    t5 = T5Adapter(save_t5(folder / 't5', settings.tiny))
+    clip = OpenClipAdapter(f'local-dir:{save_clip(folder / "clip", settings.tiny)}')
+    bar = None if settings.tiny else Bar('at most', 0.4)
+    sizes = (64, 64) if settings.tiny else (384, 128)
+    return [
+        against_a_loop('T5-base', t5, sizes[0], settings, folder, bar),
+        against_a_loop('CLIP ViT-B-32', clip, sizes[1], settings, folder),
+    ]
+
+
+def against_a_loop(
+    name: str, encoder: TextEncoder, count: int, settings: Settings, folder: Path, bar: Bar | None = None
+) -> Figure:
+    """One encoder, with the same batch size on both sides. A figure is given only if both made the same features."""
+    path = write_captions(folder / f'{count}.txt', count)
+    captions = path.read_text(encoding='utf-8').splitlines()
     encoder.encode(captions[:2])
-
-    def ours() -> Path:
-        out = folder / f'store-{next(runs)}'
-        embed_corpus(path, out, TextEmbedder(encoder, dtype='fp32', batch_size=BATCH), quiet=True)
-        return out
-
-    def theirs() -> list[TextEncoding]:
-        return [encoder.encode(captions[start : start + BATCH]) for start in range(0, len(captions), BATCH)]
-
-    plain, store = theirs(), EmbeddingStore(ours())
+    out, plain, times = folder / 'none', [], {'cfg-embed': [], AGAINST: []}
+    for number in range(settings.pace.rounds):
+        for way in list(times)[:: 1 if number % 2 else -1]:
+            started = time.perf_counter()
+            if way == AGAINST:
+                plain = [encoder.encode(captions[start : start + BATCH]) for start in range(0, count, BATCH)]
+            else:
+                out = folder / f'{name}-{number}'
+                embed_corpus(path, out, TextEmbedder(encoder, dtype='fp32', batch_size=BATCH), quiet=True)
+            times[way].append(time.perf_counter() - started)
+    store = EmbeddingStore(out)
     for number, expected in enumerate(plain):
         found = store[number * BATCH : (number + 1) * BATCH]
         assert_equal((found.tokens, found.pooled), (expected.tokens, expected.pooled), f'batch {number}', atol=1e-4)
-    real = [int(one.mask.sum()) for one in plain]
-    padded = sum(one.mask.numel() for one in plain) / sum(real)
-    found = in_turn({'cfg-embed': ours, AGAINST: theirs}, settings.pace)
-    rate = {name: len(captions) / min(times) for name, times in found.items()}
+    real, padded = sum(int(one.mask.sum()) for one in plain), sum(one.mask.numel() for one in plain)
+    rates = {way: count / Spread.of(spent).median for way, spent in times.items()}
     note = (
-        f'{rate["cfg-embed"]:.1f} against {rate[AGAINST]:.1f} captions/s; {sum(real) / len(captions):.1f} tokens a caption, and '
-        f'{padded:.1f} times as many in the batches of the loop'
+        f'{rates["cfg-embed"]:.2f} against {rates[AGAINST]:.2f} captions/s; {real / count:.1f} tokens a caption, and '
+        f'{padded / real:.1f} times as many in the batches of the loop'
     )
-    bar = None if settings.tiny else Bar('at most', 0.4)
-    case = f'T5-base, {len(captions)} captions, batch {BATCH}'
-    return [timed(case, 'cfg-embed', AGAINST, found['cfg-embed'], found[AGAINST], bar=bar, note=note)]
+    case = f'{name}, {count} captions, batch {BATCH}'
+    return timed(case, 'cfg-embed', AGAINST, times['cfg-embed'], times[AGAINST], bar=bar, note=note)
 
 
 def ranks(settings: Settings, folder: Path) -> list[Figure]:
     """Two processes of one thread against one, from the moment when their weights are loaded."""
     model = save_t5(folder / 't5', settings.tiny)
-    path = write_captions(folder / 'captions.txt', 64 if settings.tiny else 384)
+    path = write_captions(folder / 'captions.txt', 64 if settings.tiny else 256)
 
     def run(count: int) -> float:
         out = Path(tempfile.mkdtemp(dir=folder)) / 'store'
@@ -116,7 +128,7 @@ def ranks(settings: Settings, folder: Path) -> list[Figure]:
         return time.perf_counter() - started
 
     found = {count: [run(count) for _ in range(min(2, settings.pace.rounds))] for count in (1, 2)}
-    case = 'T5-base, 384 captions, one thread per process'
+    case = 'T5-base, 256 captions, one thread per process'
     return [timed(case, 'two processes', 'one process', found[2], found[1])]
 
 

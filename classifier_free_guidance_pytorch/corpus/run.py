@@ -19,6 +19,7 @@ from classifier_free_guidance_pytorch.errors import ConfigError, checked
 
 DEFAULT_SHARD_ROWS = 8192
 ENGINES = ('local', 'ray')
+_PROBE = '.cfg-embed-'  # a file that lasts a moment, which another rank may see
 
 
 @checked
@@ -130,13 +131,13 @@ class Run:
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.directory):
+            with tempfile.TemporaryFile(dir=self.directory, prefix=_PROBE):
                 pass
         except OSError as error:
             raise ConfigError(
                 f'nothing can be written to {self.directory} ({error.strerror}): pass a folder on a disk that you may write to'
             ) from error
-        found = sorted(path.name for path in self.directory.iterdir())
+        found = sorted(path.name for path in self.directory.iterdir() if not path.name.startswith(_PROBE))
         if found and not {plan_path(self.directory).name, scratch_path(self.directory).name} & set(found):
             raise ConfigError(
                 f'{self.directory} is neither empty nor a store: it holds {", ".join(found[:3])}; pass a folder of its own'

@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import sys
+import threading
 import time
 from itertools import count
 from pathlib import Path
@@ -101,8 +102,11 @@ def at_random(folder: Path, kills: int) -> dict[str, int]:
 
 
 def run(mode: str, folder: Path, number: int) -> dict[str, int]:
+    from tqdm import tqdm
+
     from classifier_free_guidance_pytorch.corpus import TextEmbedder
 
+    tqdm.set_lock(threading.RLock())  # its own is shared by forks, and one that is killed may hold it
     embedder = TextEmbedder('mini')
     embedder.embed(['a circle'])  # libraries and weights are loaded once: a fork finds them
     (folder / 'captions.txt').write_text('\n'.join(CAPTIONS), encoding='utf-8')

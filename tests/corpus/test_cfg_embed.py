@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from classifier_free_guidance_pytorch.corpus import EmbeddingStore
+from classifier_free_guidance_pytorch.corpus import EmbeddingStore, TextEmbedder, embed_corpus
 from classifier_free_guidance_pytorch.corpus.command import build_parser, main
 from classifier_free_guidance_pytorch.text import build_encoder
+from tests.corpus.test_docs import code_of
 from tests.corpus.test_run import files_of
 
 ROOT = Path(__file__).parents[2]
@@ -99,8 +100,6 @@ def test_the_help_has_every_option_and_examples_that_parse(capsys):
 def test_the_parser_and_the_function_have_the_same_defaults():
     import inspect
 
-    from classifier_free_guidance_pytorch.corpus import TextEmbedder, embed_corpus
-
     parsed = vars(build_parser().parse_args(['input', '--out', 'store']))
     for function in (TextEmbedder.__init__, embed_corpus):
         for name, parameter in inspect.signature(function).parameters.items():
@@ -140,26 +139,24 @@ def ray_on_a_busy_machine(monkeypatch):
 
 
 def test_a_local_cluster_of_ray_writes_what_one_process_writes(captions, tmp_path, ray_on_a_busy_machine):
-    """And the embedder is a class that Ray Data maps batches with."""
+    """And the embedder is a class that Ray Data maps batches with: the page's own block, in the same cluster."""
     import ray
-
-    from classifier_free_guidance_pytorch.corpus import TextEmbedder
 
     assert embed(captions, tmp_path / 'one', '--quiet') == 0
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level='ERROR')
     try:
         assert embed(captions, tmp_path / 'ray', '--quiet', '--engine', 'ray') == 0
-        assert files_of(tmp_path / 'ray') == files_of(tmp_path / 'one')
-        rows = ray.data.from_items([{'text': text} for text in TEXTS if text])
-        options = {'model_types': 'mini', 'dtype': 'fp32', 'column': 'text'}
-        mapped = rows.map_batches(
-            TextEmbedder, fn_constructor_kwargs=options, batch_size=2, compute=ray.data.ActorPoolStrategy(size=1)
-        ).take_all()
+        (block,) = code_of('python ray')
+        names = {'TextEmbedder': TextEmbedder, 'texts': TEXTS}
+        exec(compile(block, 'docs/corpus.md', 'exec'), names)
+        mapped = names['encoded'].take_all()
     finally:
         ray.shutdown()
+    assert files_of(tmp_path / 'ray') == files_of(tmp_path / 'one')
     encoder = build_encoder('mini')
+    assert len(mapped) == len([text for text in TEXTS if text])
     for row in mapped:
-        expected = encoder.encode([row['text']])
+        expected = encoder.encode([row['caption']])
         torch.testing.assert_close(torch.tensor(row['mini_pooled']), expected.pooled[0], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(torch.tensor(row['mini_tokens']), expected.tokens[0], rtol=1e-4, atol=1e-5)
 
