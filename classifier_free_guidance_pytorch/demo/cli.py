@@ -17,6 +17,7 @@ DEMOS = {
     'points': 'classifier_free_guidance_pytorch.demo.points.command',
     'image': 'classifier_free_guidance_pytorch.demo.image.command',
     'train': 'classifier_free_guidance_pytorch.demo.image.train_command',
+    'page': 'classifier_free_guidance_pytorch.demo.image.page_command',
 }
 
 DESCRIPTION = 'Classifier-free guidance, shown: each demo trains or loads a small text-conditioned model and samples it.'
