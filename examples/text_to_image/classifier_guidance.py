@@ -1,0 +1,226 @@
+"""Classifier guidance beside classifier-free guidance: one model, the same seeds, two ways to follow a text.
+
+    python examples/text_to_image/classifier_guidance.py --out docs/pictures/classifier_guidance.png
+
+Bayes' rule, for a picture x at noise level t and what it should show, y:
+
+    grad log p(x | y)  =  grad log p(x)  +  grad log p(y | x)
+
+Classifier guidance (Dhariwal & Nichol, 2021, arXiv 2105.05233) trains a classifier of noisy pictures for the last term and adds s
+times it to a model that knows nothing of y. Classifier-free guidance (Ho & Salimans, 2022, arXiv 2207.12598) trains none: a model
+with and without its text holds both other terms, and their difference is the gradient of an implicit classifier. Here the
+unconditional model is the null branch (`cond_scale=0`) of the text-to-image model, y is "one thing, of this colour and shape",
+and the exact checker of the drawn world says which pictures show it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice, product
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from classifier_free_guidance_pytorch.demo.folders import writable
+from classifier_free_guidance_pytorch.demo.image.checkpoint import load_model, load_weights, read, write
+from classifier_free_guidance_pytorch.demo.image.diffusion import Diffusion
+from classifier_free_guidance_pytorch.demo.image.drawing import load_shipped
+from classifier_free_guidance_pytorch.demo.image.grid import FAILS, HOLDS, INK, TILE, show
+from classifier_free_guidance_pytorch.demo.image.settings import autocast
+from classifier_free_guidance_pytorch.demo.image.unet import Block, wave_features
+from classifier_free_guidance_pytorch.demo.muon import muon_and_adam
+from classifier_free_guidance_pytorch.demo.shapes import HELD_OUT, Layout, Scene, ShapesDataset, Thing, Verdict, check_all, phrase
+from classifier_free_guidance_pytorch.demo.shapes.words import COLOURS, SHAPES
+from classifier_free_guidance_pytorch.errors import ConfigError
+
+COLOUR_NAMES, SHAPE_NAMES = list(COLOURS), list(SHAPES)
+CLASSES = (3, len(COLOUR_NAMES), len(SHAPE_NAMES))  # how many things there are, and the colour and shape of all of them
+UNKNOWN = -100  # the label of what is not the same for all; `cross_entropy` passes over it
+NOISIEST = 0.999  # at t = 1 the formula of `guide_flow` is 0 / 0
+CLASSIFIER_SCALES, FREE_SCALES = (1.0, 3.0, 10.0, 30.0), (1.0, 2.0, 4.0, 7.0)
+PARTS = ('holds', 'count', 'colour', 'shape', 'readable')  # of a verdict; the first is the next three at once
+Predict = Callable[[Tensor, Tensor], Tensor]  # from noisy pictures (b, c, h, w) and times (b,) to velocities (b, c, h, w)
+
+
+class NoisyClassifier(nn.Module):
+    """Logits of count, colour and shape, side by side `(b, 3 + 8 + 8)`, of noisy pictures `(b, 3, h, w)` at times `(b,)`.
+
+    The way down of the demo's U-Net, then the mean and the largest value over positions. The evidence is scaled by 1 - t, the
+    share of a picture that is left at time t: of pure noise only the prior can be said.
+    """
+
+    def __init__(self, fine: int = 64, coarse: int = 96, dim_time: int = 64) -> None:
+        super().__init__()
+        self.dim_time = dim_time
+        self.embed_time = nn.Sequential(nn.Linear(dim_time, dim_time), nn.SiLU(), nn.Linear(dim_time, dim_time))
+        self.read, self.fine = nn.Conv2d(3 * 4, fine, 3, padding=1), Block(fine, fine, dim_time)
+        self.shrink, self.coarse = nn.Conv2d(fine, coarse, 3, stride=2, padding=1), Block(coarse, coarse, dim_time)
+        self.norm = nn.GroupNorm(8, coarse)
+        self.evidence = nn.Linear(2 * coarse, sum(CLASSES), bias=False)
+        self.prior = nn.Parameter(torch.zeros(sum(CLASSES)))
+
+    def forward(self, noisy: Tensor, times: Tensor) -> Tensor:
+        time = self.embed_time(wave_features(times, self.dim_time))
+        x = self.fine(self.read(rearrange(noisy, 'b c (h p) (w q) -> b (c p q) h w', p=2, q=2)), time)
+        x = F.silu(self.norm(self.coarse(self.shrink(x), time)))
+        evidence: Tensor = self.evidence(torch.cat((x.mean(dim=(2, 3)), x.amax(dim=(2, 3))), dim=1))
+        return self.prior + (1 - times[:, None]) * evidence
+
+    def log_likelihood(self, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
+        """`log p(y | x)`, `(b,)`, of counts, colours and shapes `(b, 3)`; what is unknown adds nothing."""
+        heads = self(noisy, times).float().split(CLASSES, dim=1)
+        losses = [F.cross_entropy(*pair, reduction='none') for pair in zip(heads, labels.unbind(1), strict=True)]
+        return -torch.stack(losses).sum(0)
+
+
+def labels_of(layout: Layout) -> tuple[int, int, int]:
+    """What the classifier should see: how many things, and the colour and the shape that they share."""
+    colours, shapes = {str(body.colour) for body in layout.bodies}, {str(body.shape) for body in layout.bodies}
+    colour = COLOUR_NAMES.index(*colours) if len(colours) == 1 else UNKNOWN
+    return len(layout.bodies) - 1, colour, SHAPE_NAMES.index(*shapes) if len(shapes) == 1 else UNKNOWN
+
+
+def train(steps: int, seed: int, size: int, batch: int = 32) -> NoisyClassifier:
+    """A classifier of pictures of one to three things that are alike, at the noise levels that the model was trained at."""
+    torch.manual_seed(seed)
+    generator, diffusion = torch.Generator().manual_seed(seed), Diffusion('flow')
+    classifier, dataset = NoisyClassifier(), ShapesDataset(size=size, seed=seed, length=steps * batch, kinds=('single', 'count'))
+    optimizers = muon_and_adam(classifier)
+    for step in (bar := tqdm(range(steps), desc='train the classifier', unit='step')):
+        samples = dataset.__getitems__(range(step * batch, (step + 1) * batch))
+        images, labels = torch.stack([s.image for s in samples]) * 2 - 1, torch.tensor([labels_of(s.layout) for s in samples])
+        times = diffusion.draw_times(batch, generator)
+        noisy, _ = diffusion.noised(images, torch.randn(images.shape, generator=generator), times)
+        with autocast(images.device):
+            loss = -classifier.log_likelihood(noisy, times, labels).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group['lr'] = group['initial_lr'] * min(1, (step + 1) / 50) * (1 + math.cos(math.pi * step / steps)) / 2
+            optimizer.step()
+            optimizer.zero_grad()
+        bar.set_postfix(loss=f'{loss.item():.3f}', refresh=False)
+    return classifier
+
+
+def load_or_train(path: Path, **asked: int) -> NoisyClassifier:
+    """The classifier of a file, trained and written first if there is none; refuses a file with another one."""
+    if not path.is_file():
+        write(path, train(**asked).state_dict(), {'classifier': asked})
+    weights, notes = read(path)
+    if notes.get('classifier') != asked:
+        raise ConfigError(f'{str(path)!r} holds {notes}, but asked for is a classifier of {asked}: pass another --classifier')
+    load_weights(classifier := NoisyClassifier(), weights, path)
+    return classifier.eval()
+
+
+def guide_flow(velocity: Tensor, gradient: Tensor, time: float | Tensor, scale: float) -> Tensor:
+    """The velocity of an unconditional model, guided by a classifier; time 0 is data, and below 1.
+
+    Dhariwal & Nichol, algorithm 2, is written for noise: `eps_hat = eps - s * sigma * grad log p(y | x)`, since the score is
+    `-eps / sigma`. A flow model has `x = (1 - t) * x0 + t * eps`, thus `sigma = t`, and predicts `v = eps - x0`, which without
+    x0 is `v = (eps - x) / (1 - t)`: what is added to eps is divided by 1 - t.
+
+        v_hat = v - s * t / (1 - t) * grad log p(y | x)
+
+    With the exact classifier it is classifier-free guidance, `u + s * (c - u)` of the velocities c with y and u without.
+    """
+    return velocity - scale * time / (1 - time) * gradient
+
+
+def classifier_guided(model: Any, classifier: NoisyClassifier, labels: Tensor, scale: float) -> Predict:
+    """The null branch of a model, steered by a classifier."""
+    unread = model.prepare([''] * len(labels))
+
+    def predict(x: Tensor, times: Tensor) -> Tensor:
+        velocity = model(x, times, text_condition=unread, cond_scale=0.0)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(classifier.log_likelihood(x, times, labels).sum(), x)
+        return guide_flow(velocity, gradient, times[:, None, None, None], scale)
+
+    return predict
+
+
+def classifier_free(model: Any, texts: Sequence[str], scale: float) -> Predict:
+    """A model with and without its texts; at scale 0 the null branch alone."""
+    prepared = model.prepare(list(texts))
+    return lambda x, times: model(x, times, text_condition=prepared, cond_scale=scale)
+
+
+@torch.no_grad()
+def sample(predict: Predict, noise: Tensor, steps: int, title: str) -> Tensor:
+    """Pictures `(b, 3, h, w)` from 0 to 1, by Euler steps from noise to data."""
+    x, diffusion = noise, Diffusion('flow')
+    scheduler = diffusion.scheduler('euler')
+    scheduler.set_timesteps(steps)
+    for timestep in tqdm(scheduler.timesteps, desc=title, unit='step'):
+        with autocast(x.device):
+            velocity = predict(x, x.new_full((len(x),), min(diffusion.network_time(timestep), NOISIEST)))
+        x = scheduler.step(velocity.float(), timestep, x).prev_sample
+    return ((x + 1) / 2).clamp(0, 1)
+
+
+def draw(path: Path, drawn: dict[str, Tensor], verdicts: dict[str, list[Verdict]], texts: Sequence[str]) -> None:
+    """A row per text, a column per way; the frame tells whether a picture shows all that was asked for and nothing else."""
+    from matplotlib.figure import Figure
+
+    figure = Figure((TILE * len(drawn) + 1.2, TILE * len(texts) + 0.8), dpi=80, facecolor='white', layout='constrained')
+    axes = figure.subplots(len(texts), len(drawn), squeeze=False)
+    for column, (way, found) in zip(axes.T, verdicts.items(), strict=True):
+        right = sum(verdict.holds for verdict in found) / len(found)
+        column[0].set_title(way.replace(', ', '\n') + f'\n{right:.0%} right', color=INK, fontsize=9)
+        for cell, image, verdict in zip(column, drawn[way], found, strict=False):
+            show(cell, image, HOLDS if verdict.holds else FAILS)
+    for cell, text in zip(axes[:, 0], texts, strict=True):
+        cell.set_ylabel(text.replace(' ', '\n'), color=INK, fontsize=9, rotation=0, ha='right', va='center')
+    figure.savefig(path)
+
+
+def main(
+    model: Path | None, classifier: Path, out: Path, steps: int, pictures: int, sampling_steps: int = 25, seed: int = 0
+) -> dict[str, float]:
+    """Get the classifier, sample every way from the same noise, print, draw, and return the share of right pictures by way."""
+    for path in (classifier, out):
+        writable(path.parent)
+    denoiser, settings = load_model(model) if model else load_shipped()
+    if settings.prediction != 'flow':
+        raise ConfigError(f'the formula here is that of a flow model, but {str(model)!r} predicts {settings.prediction!r}')
+    judge = load_or_train(classifier, steps=steps, seed=seed, size=(size := settings.image_size))
+    pairs = [pair for pair in product(COLOUR_NAMES, SHAPE_NAMES) if pair not in HELD_OUT]
+    wanted = list(islice(cycle(Random(0).sample(pairs, len(pairs))), pictures))  # no pair twice before all were there
+    texts = [phrase(Scene((Thing(shape, colour),))) for colour, shape in wanted]
+    labels = torch.tensor([[0, COLOUR_NAMES.index(colour), SHAPE_NAMES.index(shape)] for colour, shape in wanted])
+    noise = torch.stack([torch.randn(3, size, size, generator=torch.Generator().manual_seed(seed + i)) for i in range(pictures)])
+    ways = {'unconditional': classifier_free(denoiser, texts, 0.0)}
+    ways |= {f'classifier, s = {scale:g}': classifier_guided(denoiser, judge, labels, scale) for scale in CLASSIFIER_SCALES}
+    ways |= {f'classifier-free, s = {scale:g}': classifier_free(denoiser, texts, scale) for scale in FREE_SCALES}
+    drawn = {way: sample(predict, noise, sampling_steps, way) for way, predict in ways.items()}
+    verdicts = {way: check_all(images, texts) for way, images in drawn.items()}
+    print(f'\n{"":24}' + ''.join(f'{part:>11}' for part in PARTS) + '   p(y) by the classifier')
+    for way, found in verdicts.items():
+        belief = judge.log_likelihood(drawn[way] * 2 - 1, torch.zeros(pictures), labels).exp().mean().item()
+        shares = [sum(bool(getattr(verdict, name)) for verdict in found) / pictures for name in PARTS]
+        print(f'{way:24}' + ''.join(f'{share:11.1%}' for share in [*shares, belief]))
+    draw(out, drawn, verdicts, texts[:6])
+    return {way: sum(verdict.holds for verdict in found) / pictures for way, found in verdicts.items()}
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    runs = Path('runs/classifier_guidance')
+    parser.add_argument('--model', type=Path, help='a flow model.safetensors of your own in place of the one shipped')
+    parser.add_argument('--classifier', type=Path, default=runs / 'classifier.safetensors', help='read, or trained and written')
+    parser.add_argument('--out', type=Path, default=runs / 'picture.png', help='where the picture goes')
+    parser.add_argument('--steps', type=int, default=1500, help="of the classifier's training")
+    parser.add_argument('--pictures', type=int, default=56, help='for each way')
+    parser.add_argument('--seed', type=int, default=0, help='of the classifier and of the first picture')
+    main(**vars(parser.parse_args()))

@@ -1,0 +1,165 @@
+"""Classifier guidance against the closed form of a mixture, where the exact classifier is known, and the example as a whole."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from classifier_free_guidance_pytorch import guidance
+from classifier_free_guidance_pytorch.demo.image.checkpoint import save_model
+from classifier_free_guidance_pytorch.demo.image.models import build_model
+from classifier_free_guidance_pytorch.demo.image.settings import ModelSettings
+from classifier_free_guidance_pytorch.demo.shapes import ShapesDataset
+from classifier_free_guidance_pytorch.errors import ConfigError
+
+EXAMPLE = 'text_to_image/classifier_guidance'
+
+
+class Mixture:
+    """Gaussians in five dimensions, two for each of three classes; velocities and the exact classifier of noisy points."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.means, spreads = torch.randn(2, 6, 5, generator=generator, dtype=torch.float64)
+        self.variances = 0.05 + spreads**2
+        self.weights = torch.rand(6, generator=generator, dtype=torch.float64).softmax(0)
+        self.classes = torch.tensor([0, 0, 1, 1, 2, 2])
+
+    def log_joint(self, x, times):
+        """`log p(x, component)` `(b, 6)` of noisy points `(b, 5, 1, 1)`."""
+        x, t = x.flatten(1)[:, None], times[:, None, None]
+        spread = torch.sqrt((1 - t) ** 2 * self.variances + t**2)
+        return torch.distributions.Normal((1 - t) * self.means, spread).log_prob(x).sum(-1) + self.weights.log()
+
+    def log_likelihood(self, x, times, labels):
+        """`log p(class | x)`."""
+        joint = self.log_joint(x, times)
+        wanted = joint.masked_fill(self.classes != labels[:, None], -torch.inf)
+        return wanted.logsumexp(1) - joint.logsumexp(1)
+
+    def velocity(self, x, times, labels=None):
+        """`E[eps - x0 | x]`, of one class or of all, with `eps = (x - (1 - t) * x0) / t`: what a perfect flow model predicts."""
+        t, joint = times[:, None, None], self.log_joint(x, times)
+        if labels is not None:
+            joint = joint.masked_fill(self.classes != labels[:, None], -torch.inf)
+        shrunk = (1 - t) * self.variances / ((1 - t) ** 2 * self.variances + t**2)
+        clean = self.means + shrunk * (x.flatten(1)[:, None] - (1 - t) * self.means)  # per component
+        clean = (joint.softmax(1)[..., None] * clean).sum(1)
+        return ((x.flatten(1) - clean) / times[:, None])[..., None, None]
+
+
+MIXTURE = Mixture()
+UNREAD = object()
+
+
+def unconditional(x, times, *, text_condition, cond_scale):
+    assert text_condition is UNREAD
+    assert cond_scale == 0.0
+    return MIXTURE.velocity(x, times)
+
+
+unconditional.prepare = lambda texts: UNREAD
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), scale=st.floats(-2, 12), time=st.floats(0.02, 0.98))
+def test_the_exact_classifier_makes_the_conditional_velocity_and_classifier_free_guidance(example, seed, scale, time):
+    generator = torch.Generator().manual_seed(seed)
+    x = 2 * torch.randn(4, 5, 1, 1, generator=generator, dtype=torch.float64)
+    times = torch.tensor([time, 0.3, 0.7, time], dtype=torch.float64)
+    labels = torch.randint(3, (4,), generator=generator)
+    cond, null = MIXTURE.velocity(x, times, labels), MIXTURE.velocity(x, times)
+    with torch.no_grad():  # as in a sampler
+        bayes = example.classifier_guided(unconditional, MIXTURE, labels, 1.0)(x, times)
+        guided = example.classifier_guided(unconditional, MIXTURE, labels, scale)(x, times)
+    torch.testing.assert_close(bayes, cond, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(guided, guidance.cfg(cond, null, scale), rtol=1e-9, atol=1e-8)
+    assert not guided.requires_grad
+
+
+def test_it_is_the_formula_of_the_paper_in_the_space_of_noise(example):
+    velocity, gradient, x = torch.randn(3, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    time, scale = 0.4, 2.5
+    eps = x + (1 - time) * velocity
+    guided_eps = eps - scale * time * gradient
+    expected = (guided_eps - x) / (1 - time)
+    torch.testing.assert_close(example.guide_flow(velocity, gradient, time, scale), expected)
+
+
+def test_the_likelihood_is_the_product_of_what_is_known(example):
+    torch.manual_seed(0)
+    classifier, noisy, times = example.NoisyClassifier(), torch.randn(3, 3, 16, 16), torch.tensor([0.1, 0.5, 0.9])
+    labels = torch.tensor([[0, 7, 2], [2, example.UNKNOWN, example.UNKNOWN], [0, 1, 3]])
+    found = classifier.log_likelihood(noisy, times, labels)
+    for row, likelihood in enumerate(found):
+        count, colour, shape = (head.log_softmax(0) for head in classifier(noisy, times)[row].split(example.CLASSES))
+        expected = count[labels[row, 0]]
+        if labels[row, 0] == 0:
+            expected = expected + colour[labels[row, 1]] + shape[labels[row, 2]]
+        torch.testing.assert_close(likelihood, expected)
+
+
+def test_pure_noise_says_nothing_and_what_is_left_of_a_picture_a_little(example):
+    torch.manual_seed(0)
+    classifier, noisy = example.NoisyClassifier(), torch.randn(2, 3, 16, 16)
+    assert torch.equal(classifier(noisy, torch.ones(2)), classifier.prior.expand(2, -1))
+    assert not torch.allclose(classifier(noisy, torch.full((2,), 0.9)), classifier.prior.expand(2, -1))
+
+
+def test_labels_are_what_all_things_share(example):
+    kinds = set()
+    for sample in ShapesDataset(length=60):
+        bodies = sample.layout.bodies
+        count, *shared = example.labels_of(sample.layout)
+        assert count == len(bodies) - 1
+        for label, name, names in zip(shared, ('colour', 'shape'), (example.COLOUR_NAMES, example.SHAPE_NAMES), strict=True):
+            alike = all(getattr(body, name) == getattr(bodies[0], name) for body in bodies)
+            assert label == (names.index(getattr(bodies[0], name)) if alike else example.UNKNOWN)
+            kinds.add((len(bodies), alike))
+    assert kinds == {(1, True), (2, True), (2, False), (3, True), (3, False)}
+
+
+@pytest.fixture
+def model(tmp_path):
+    def write(prediction='flow'):
+        torch.manual_seed(0)
+        chosen = ModelSettings(network_size='tiny', image_size=16, prediction=prediction)
+        save_model(build_model(chosen), chosen, tmp_path / 'model.safetensors')
+        return tmp_path / 'model.safetensors'
+
+    return write
+
+
+def test_it_runs_and_prints_and_draws_and_keeps_its_classifier(example, model, tmp_path, capsys, monkeypatch):
+    asked = {
+        'model': model(),
+        'classifier': tmp_path / 'new' / 'classifier.safetensors',
+        'out': tmp_path / 'pictures' / 'picture.png',
+        'steps': 2,
+        'pictures': 2,
+        'sampling_steps': 2,
+    }
+    shares = example.main(**asked)
+    assert list(shares)[:2] == ['unconditional', 'classifier, s = 1']
+    assert len(shares) == 1 + len(example.CLASSIFIER_SCALES) + len(example.FREE_SCALES)
+    assert all(0 <= share <= 1 for share in shares.values())
+    assert 'classifier-free, s = 2' in capsys.readouterr().out
+    assert asked['out'].read_bytes().startswith(b'\x89PNG')
+    monkeypatch.setattr(example, 'train', None)  # the second time it is read
+    assert example.main(**asked) == shares
+    with pytest.raises(ConfigError, match=r"but asked for is a classifier of \{'steps': 3, .*: pass another --classifier"):
+        example.main(**asked | {'steps': 3})
+
+
+def test_a_classifier_follows_its_seed(example):
+    first, again, other = (example.train(steps=2, seed=seed, size=16, batch=4).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first['evidence.weight'], other['evidence.weight'])
+
+
+def test_another_prediction_is_refused_before_any_work(example, model, tmp_path):
+    with pytest.raises(ConfigError, match=r"that of a flow model, but .* predicts 'epsilon'"):
+        example.main(model('epsilon'), tmp_path / 'classifier', tmp_path / 'picture.png', steps=2, pictures=2)
+    assert not (tmp_path / 'classifier').exists()
