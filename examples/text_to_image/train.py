@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
         trainer.resume(folder)
     elif (folder / TRAINING_FILE).exists():
         raise ConfigError(f'{str(folder)!r} holds a run already: pass --resume to go on with it, or another folder as --out')
+    elif args.start_from is not None:
+        trainer.start_from(args.start_from)
 
     # Which items each step sees depends on the seed and the step, so a resumed run sees what it would have seen.
     order = StepSampler(len(data), batch_size=args.batch_size, steps=args.steps, start=trainer.step, seed=args.seed)  # type: ignore[arg-type]
@@ -125,6 +127,8 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument('--optimizer', choices=OPTIMIZERS, help='(default: muon)')
     training.add_argument('--learning-rate', type=float, metavar='LR', help="its peak (default: the optimizer's own)")
     training.add_argument('--warm-up', type=int, metavar='STEPS', help='until the peak (default: 100)')
+    training.add_argument('--time-mean', type=float, metavar='M', help='of the logit of training times (default: 0.6)')
+    training.add_argument('--time-spread', type=float, metavar='S', help='their standard deviation (default: 1.2)')
     training.add_argument('--ema-decay', type=float, default=0.999, help='of the averaged weights (default: %(default)s)')
     training.add_argument('--clip', type=float, metavar='NORM', help='largest norm of a gradient (default: 1)')
     training.add_argument('--precision', choices=PRECISIONS, help='(default: auto, bfloat16 where the hardware has it)')
@@ -135,6 +139,7 @@ def build_parser() -> argparse.ArgumentParser:
     results = parser.add_argument_group('results')
     results.add_argument('--out', type=Path, required=True, help='folder for checkpoints and pictures')
     results.add_argument('--resume', action='store_true', help='go on with the run in --out')
+    results.add_argument('--start-from', type=Path, metavar='FILE', help='begin with the weights of this model.safetensors')
     results.add_argument('--save-every', type=int, default=500, metavar='STEPS', help='(default: %(default)s)')
     results.add_argument('--draw-every', type=int, default=500, metavar='STEPS', help='(default: %(default)s)')
     results.add_argument('--ship', action='store_true', help='also put the model, in half precision, into the package')

@@ -48,9 +48,9 @@ class Diffusion:
         if self.prediction not in SAMPLERS:
             raise ConfigError(f'prediction is one of {", ".join(SAMPLERS)}, but got {self.prediction!r}')
 
-    def draw_times(self, count: int, generator: torch.Generator) -> Tensor:
-        """Training times `(count,)`: logit-normal, which dwells where there is most to learn (arXiv 2403.03206, section 3.1)."""
-        return torch.sigmoid(torch.randn(count, generator=generator))
+    def draw_times(self, count: int, generator: torch.Generator, mean: float = 0.0, spread: float = 1.0) -> Tensor:
+        """Training times `(count,)`, logit-normal: `sigmoid(mean + spread * n)` (arXiv 2403.03206, section 3.1)."""
+        return torch.sigmoid(mean + spread * torch.randn(count, generator=generator))
 
     def noised(self, images: Tensor, noise: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
         """The noisy images at `times` `(b,)` and what the network should predict for them, each `(b, c, h, w)`."""

@@ -40,6 +40,8 @@ def _text_condition(settings: ModelSettings) -> dict[str, Any]:
     }
     if settings.condition == 'attention':  # captions are short and the networks narrow
         condition |= {'text_condition_attn_heads': 4, 'text_condition_attn_dim_head': 32}
+    if settings.condition == 'film':  # every block has a network of its own behind the stem
+        condition |= {'text_condition_text_embed_stem_dim_mult': 1}
     return condition
 
 

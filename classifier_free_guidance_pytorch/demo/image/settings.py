@@ -78,6 +78,9 @@ class TrainSettings:
         optimizer: 'muon' (matrices by Muon, the rest by AdamW) or 'adamw'.
         learning_rate: its peak, after `warm_up` steps and before the cosine; None for the optimizer's own.
         warm_up: steps.
+        time_mean: of the logit of training times, which are logit-normal (arXiv 2403.03206): above 0 they dwell at high noise,
+            where places, counts and backgrounds are decided, below at low noise, where edges are.
+        time_spread: their standard deviation.
         ema_decay: of the moving average of the weights, which is what is sampled and saved.
         clip: the largest norm of a step's gradient.
         precision: 'float32', 'bfloat16' or 'float16' under autocast, or 'auto': bfloat16 where the device multiplies in it.
@@ -95,6 +98,8 @@ class TrainSettings:
     optimizer: str = 'muon'
     learning_rate: float | None = None
     warm_up: int = 100
+    time_mean: float = 0.6
+    time_spread: float = 1.2
     ema_decay: float = 0.998
     clip: float = 1.0
     precision: str = 'auto'
@@ -110,7 +115,7 @@ class TrainSettings:
         for name in ('cond_drop_prob', 'ema_decay'):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f'{name} is between 0 and 1, but got {getattr(self, name)}')
-        for name in ('clip', 'learning_rate'):
+        for name in ('clip', 'learning_rate', 'time_spread'):
             if getattr(self, name) is not None and not getattr(self, name) > 0.0:
                 raise ConfigError(f'{name} is above 0, but got {getattr(self, name)}')
         one_of('dropout', self.dropout, DROPOUTS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,11 +78,12 @@ def run(arguments: argparse.Namespace) -> None:
     folder = writable(arguments.out)
     use_threads(arguments.threads)
     trainer = Trainer(ModelSettings(network_size='mini', image_size=16, condition=arguments.condition), settings)
-    trainer.diffusion.scheduler(request.sampler)
     if arguments.resume:
         trainer.resume(folder)
     elif (folder / TRAINING_FILE).exists():
         raise ConfigError(f'{str(folder)!r} holds a run already: pass --resume to go on with it, or another folder as --out')
+    rehearsal = replace(request, seeds=request.seeds[:1], steps=1)  # refuses what this model cannot be drawn with
+    draw(trainer.average, trainer.model_settings, rehearsal, progress=False)
     prompts = held_out_prompts(16, {'single': 64})
     train_on_one_thing(trainer, folder, prompts.captions[:16])
     save_curve(folder / 'curve.png', trainer.losses)

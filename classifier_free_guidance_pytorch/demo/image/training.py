@@ -68,7 +68,7 @@ class Trainer:
         images = images.to(settings.device) * 2 - 1
         drop = self._drop(len(images), generator)
         noise = torch.randn(images.shape, generator=generator).to(images)
-        times = self.diffusion.draw_times(len(images), generator).to(images)
+        times = self.diffusion.draw_times(len(images), generator, settings.time_mean, settings.time_spread).to(images)
         noisy, target = self.diffusion.noised(images, noise, times)
         with settings.autocast():
             prediction = self.model(noisy, times, texts=list(captions), cond_drop_prob=drop)
@@ -108,6 +108,16 @@ class Trainer:
         notes = {'settings': self._identity(), 'step': self.step, 'losses': self.losses, 'scale': self._scaler.state_dict()}
         checkpoint.write(folder / TRAINING_FILE, tensors, notes)
         checkpoint.save_model(self.average, self.model_settings, folder / MODEL_FILE, about={'step': self.step})
+
+    def start_from(self, path: Path) -> None:
+        """Begin with the weights of a trained model in place of fresh ones.
+
+        Raises:
+            ConfigError: no model there, or one of another configuration.
+        """
+        weights, _ = checkpoint.read(path)
+        for model in (self.model, self._average.module):
+            checkpoint.load_weights(model, weights, path)
 
     def resume(self, folder: Path) -> None:
         """Go on where the run in a folder stopped.

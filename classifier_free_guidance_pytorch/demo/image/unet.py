@@ -29,7 +29,7 @@ SIZES: dict[str, dict[str, Any]] = {
     'tiny': {'widths': (32, 48), 'depths': (1, 1), 'dim_time': 64},
     'mini': {'widths': (64, 128), 'depths': (1, 3), 'dim_time': 128},
     'small': {'widths': (64, 192), 'depths': (1, 4), 'dim_time': 192},
-    'base': {'widths': (96, 192, 320), 'depths': (2, 2, 4), 'dim_time': 384},
+    'base': {'widths': (96, 192, 288), 'depths': (2, 2, 4), 'dim_time': 192},
 }
 
 
