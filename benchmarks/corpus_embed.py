@@ -15,6 +15,7 @@ import argparse
 import os
 import random
 import resource
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,8 @@ from classifier_free_guidance_pytorch.text import TextEncoder
 BATCH = 32
 MEDIAN_WORDS, SIGMA = 6, 0.8  # of the log-normal lengths
 AGAINST = 'plain loop'
+CORPORA = (1000, 10_000, 100_000, 1_000_000, 10_000_000)
+WHOLE = 1_000_000  # larger corpora are only read: the work per caption around the encoder is the same, and takes minutes
 
 
 class FreeEncoder:
@@ -142,13 +145,13 @@ def work(path: Path, out: Path, model: Path) -> None:
     embed_corpus(path, out, TextEmbedder(encoder, batch_size=BATCH), shard_rows=64, quiet=True)
 
 
-def memory(settings: Settings, folder: Path) -> list[Figure]:
+def memory(settings: Settings, folder: Path, most: int = 10_000_000) -> list[Figure]:
     """The most memory of a process that reads and embeds ever more captions; the encoder is free."""
     figures: list[Figure] = []
-    sizes = (1000, 2000) if settings.tiny else (10_000, 100_000, 1_000_000, 10_000_000)
+    sizes = [count for count in CORPORA if count <= most]
     base = 0.0
     for count in sizes:
-        whole = count <= 1_000_000
+        whole = count <= WHOLE
         path = write_captions(folder / 'captions.txt', count)
         command = [
             sys.executable,
@@ -193,7 +196,7 @@ def measured(path: Path, out: Path, whole: bool) -> None:
     print(spent, most[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-PARTS: dict[str, Callable[[Settings, Path], list[Figure]]] = {'speed': speed, 'ranks': ranks, 'memory': memory}
+PARTS: dict[str, Callable[..., list[Figure]]] = {'speed': speed, 'ranks': ranks, 'memory': memory}
 
 
 def main() -> None:
@@ -205,6 +208,9 @@ def main() -> None:
     arguments = argparse.ArgumentParser('python -m benchmarks.corpus_embed', description='What cfg-embed gains and needs.')
     arguments.add_argument('parts', nargs='*', choices=[[], *PARTS], help='default: all of them')
     arguments.add_argument('--rounds', type=int, default=3, help='rounds in which every call is timed once (default: 3)')
+    arguments.add_argument(
+        '--most', type=int, default=CORPORA[-1], help='captions of the largest corpus of memory (default: all)'
+    )
     arguments.add_argument('--tiny', action='store_true', help='does it run? The figures mean nothing')
     arguments.add_argument('--out', type=Path, default=RESULTS / 'cpu', help='folder of the results')
     chosen = arguments.parse_args()
@@ -212,10 +218,11 @@ def main() -> None:
     for part in chosen.parts or PARTS:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            figures = PARTS[part](settings, Path(folder))
+            more = {'most': min(chosen.most, 10_000 if chosen.tiny else chosen.most)} if part == 'memory' else {}
+            figures = PARTS[part](settings, Path(folder), **more)
         minutes = round((time.perf_counter() - started) / 60, 2)
         stated = {'rounds': chosen.rounds, 'dtype': 'torch.float32', 'tiny': chosen.tiny, 'minutes': minutes}
-        command = f'python -m benchmarks.corpus_embed {part}'
+        command = shlex.join(('python', '-m', 'benchmarks.corpus_embed', *sys.argv[1:]))
         result = Result(f'corpus_embed_{part}', command, figures, stated, environment(settings.device))
         for one in figures:
             print(f'{one.case:40} {one.way:14} {one.ratio.median:6.3f} x {one.against}  {one.note}')
