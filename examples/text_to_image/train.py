@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
         image_column=args.image_column,
         seed=args.seed,
         kinds=args.kinds,
+        told=args.told,
     )
 
     # What the model is, how it is trained, and the two together. A checkpoint in the folder is never overwritten unasked.
@@ -106,7 +107,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     data.add_argument('--caption-column', metavar='NAME', help='of a table or a dataset')
     data.add_argument('--image-column', metavar='NAME', help='of a table or a dataset')
-    data.add_argument('--kinds', nargs='+', choices=tuple(KINDS), help='of the drawn scenes (default: all)')
+    data.add_argument('--kinds', nargs='+', choices=tuple(KINDS), help='of the drawn scenes; twice is more often (default: all)')
+    data.add_argument(
+        '--told', type=float, metavar='P', help='how often a drawn caption tells a place, a background (default: 0.4)'
+    )
     data.add_argument('--workers', type=int, default=0, help='processes that load data (default: %(default)s)')
 
     model = parser.add_argument_group('model')
@@ -127,8 +131,8 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument('--optimizer', choices=OPTIMIZERS, help='(default: muon)')
     training.add_argument('--learning-rate', type=float, metavar='LR', help="its peak (default: the optimizer's own)")
     training.add_argument('--warm-up', type=int, metavar='STEPS', help='until the peak (default: 100)')
-    training.add_argument('--time-mean', type=float, metavar='M', help='of the logit of training times (default: 0.6)')
-    training.add_argument('--time-spread', type=float, metavar='S', help='their standard deviation (default: 1.2)')
+    training.add_argument('--time-mean', type=float, metavar='M', help='of the logit of training times (default: 1)')
+    training.add_argument('--time-spread', type=float, metavar='S', help='their standard deviation (default: 1.4)')
     training.add_argument('--ema-decay', type=float, default=0.999, help='of the averaged weights (default: %(default)s)')
     training.add_argument('--clip', type=float, metavar='NORM', help='largest norm of a gradient (default: 1)')
     training.add_argument('--precision', choices=PRECISIONS, help='(default: auto, bfloat16 where the hardware has it)')

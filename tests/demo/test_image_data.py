@@ -263,7 +263,8 @@ def test_tables_that_cannot_be_used(bare):
 def test_arguments_without_a_meaning_are_refused(folder):
     refused("'shapes' is drawn and has no columns: leave caption_column out", 'shapes', size=32, caption_column='text')
     refused("'shapes' is drawn in colour: channels must be 3, but got 1", 'shapes', size=32, channels=1)
-    refused("kinds chooses among the scenes of 'shapes'", str(folder), kinds=['single'])
+    refused("kinds is about the scenes of 'shapes'", str(folder), kinds=['single'])
+    refused("told is about the scenes of 'shapes'", str(folder), told=0.9)
     refused('has no metadata.jsonl, metadata.csv, metadata.parquet, so there is no column', str(folder), caption_column='text')
     refused("has no split 'held_out': its folders of splits are: none", str(folder), split='held_out')
     refused('but got 0 and 3', str(folder), size=0)

@@ -70,7 +70,7 @@ def load_model(path: str | Path, device: str = 'cpu') -> tuple[Any, ModelSetting
         raise ConfigError(f'{str(path)!r} is the state of a training run and not a model: pass the {MODEL_FILE} beside it')
     try:
         settings = ModelSettings(**notes['model'])
-    except TypeError as error:
+    except (TypeError, ConfigError) as error:
         raise ConfigError(f'{str(path)!r} was written with settings that this version does not know: {error}') from error
     model = build_model(settings)
     load_weights(model, weights, path)

@@ -46,6 +46,7 @@ def open_data(
     split: str = 'train',
     seed: int = 0,
     kinds: Sequence[str] | None = None,
+    told: float | None = None,
 ) -> Dataset[Any]:
     """A dataset of captioned images, checked before anything is trained on it; `collate` makes batches of its items.
 
@@ -65,6 +66,7 @@ def open_data(
         split: 'train' or another split that the source has; 'held_out' of the drawn world.
         seed: of the drawn world: another seed is another set. Stored images are what they are.
         kinds: the kinds of scene of the drawn world, all by default.
+        told: how often a caption of the drawn world tells a place, and a background; see `ShapesDataset`.
 
     Returns:
         A dataset with a length, whose items have an `image` `(channels, size, size)` and a `caption`.
@@ -83,9 +85,11 @@ def open_data(
         raise ConfigError(f'size counts pixels from 1, and channels are 1 (grey) or 3 (colour), but got {size} and {channels}')
     columns = {'caption_column': caption_column, 'image_column': image_column}
     if source == SHAPES:
-        return _open_shapes(size, channels, columns, split, seed, kinds)
-    if kinds is not None:
-        raise ConfigError(f'kinds chooses among the scenes of {SHAPES!r}, but the images are those of {source!r}: leave it out')
+        scenes = {'kinds': tuple(kinds or KINDS), 'told': 0.4 if told is None else told}
+        return _open_shapes(columns, channels, split=split, size=size, seed=seed, **scenes)
+    for name, given in (('kinds', kinds), ('told', told)):
+        if given is not None:
+            raise ConfigError(f'{name} is about the scenes of {SHAPES!r}, but the images are those of {source!r}: leave it out')
     if find_spec('PIL') is None:
         raise MissingDependencyError(
             "images are read with Pillow, which is not installed: pip install 'classifier-free-guidance-pytorch[demo]'"
@@ -93,15 +97,13 @@ def open_data(
     return _open_images(source, size=size, channels=channels, split=split, **columns)
 
 
-def _open_shapes(
-    size: int, channels: int, columns: dict[str, str | None], split: str, seed: int, kinds: Sequence[str] | None
-) -> ShapesDataset:
+def _open_shapes(columns: dict[str, str | None], channels: int, **options: Any) -> ShapesDataset:
     given = [name for name, value in columns.items() if value is not None]
     if given:
         raise ConfigError(f'{SHAPES!r} is drawn and has no columns: leave {" and ".join(given)} out')
     if channels != 3:
         raise ConfigError(f'{SHAPES!r} is drawn in colour: channels must be 3, but got {channels}')
-    return ShapesDataset(split, size=size, length=DRAWN, seed=seed, kinds=tuple(KINDS) if kinds is None else tuple(kinds))
+    return ShapesDataset(length=DRAWN, **options)
 
 
 def _open_images(source: str, **options: Any) -> Dataset[Any]:

@@ -11,6 +11,8 @@ from classifier_free_guidance_pytorch.demo.image.transformer import build_transf
 from classifier_free_guidance_pytorch.demo.image.unet import SIZES as UNET_SIZES
 from classifier_free_guidance_pytorch.demo.image.unet import UNet
 
+DIM_TEXT = 128  # what tokens are projected to
+
 
 def build_model(settings: ModelSettings) -> Any:
     """A fresh network, conditioned as the settings say; its weights follow torch's global seed."""
@@ -39,7 +41,7 @@ def _text_condition(settings: ModelSettings) -> dict[str, Any]:
         'text_condition_null': settings.null,
     }
     if settings.condition == 'attention':  # captions are short and the networks narrow
-        condition |= {'text_condition_attn_heads': 4, 'text_condition_attn_dim_head': 32}
+        condition |= {'text_condition_attn_heads': 4, 'text_condition_attn_dim_head': 32, 'text_condition_dim_latent': DIM_TEXT}
     if settings.condition == 'film':  # every block has a network of its own behind the stem
         condition |= {'text_condition_text_embed_stem_dim_mult': 1}
     return condition
@@ -47,6 +49,7 @@ def _text_condition(settings: ModelSettings) -> dict[str, Any]:
 
 def _build_unet(settings: ModelSettings) -> Any:
     shape = {**UNET_SIZES[settings.network_size], 'text_in_time': settings.condition == 'film'}
+    shape['dim_text'] = DIM_TEXT if settings.condition == 'attention' else None
     unet: Any = UNet  # the decorator adds the text_condition_* arguments, which its type does not show
     hidden_dims = UNet.hidden_dims(shape['widths'], shape['depths'], shape['dim_time'], shape['text_in_time'])
     return unet(**shape, **_text_condition(settings), text_condition_hidden_dims=hidden_dims)

@@ -126,7 +126,9 @@ def shown(drawing: Drawing) -> tuple[Image.Image, str, dict[str, Any]]:
 
 def _inputs(conditions: Sequence[str]) -> list[gr.Component]:
     """The fields, in the order of `read_request`, with the model before the steps."""
-    prompt = gr.Textbox(PROMPT, label='Prompt', info='One to three coloured shapes; the model knows nothing else.')
+    prompt = gr.Textbox(
+        PROMPT, elem_id='prompt', label='Prompt', info='One to three coloured shapes; the model knows nothing else.'
+    )
     negative = gr.Textbox(label='Negative prompt', info='A text to steer away from, if any.')
     with gr.Row():
         scales = gr.Textbox(SCALES, label='Scales', info=f'One to {MOST_SCALES} numbers, a column each.')

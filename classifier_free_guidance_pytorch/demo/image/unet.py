@@ -5,8 +5,9 @@ Where the text enters depends on how it enters:
     film                 time <- time * (scale(text) + 1) + shift(text)     the time embedding of every block
     attention, concat    x <- condition(x)                                  the feature map after each block of the coarsest level
 
-The time embedding modulates every feature map in turn, so with 'film' text and time take the same way in. What is to be seen
-where is decided at the coarsest level; the finer ones draw it, and are spared attention to text at many more positions.
+The time embedding modulates every feature map in turn, so with 'film' text and time take the same way in. With 'attention' the
+mean of the tokens joins the time too: a scale per channel moves things to their place sooner than attention learns to. What is
+to be seen where is decided at the coarsest level; the finer ones draw it, and are spared attention at many more positions.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from classifier_free_guidance_pytorch.conditioners import TextCondReturn
 from classifier_free_guidance_pytorch.decorator import classifier_free_guidance_class_decorator
 
 CondFn = Callable[[Tensor], Tensor]
+PLACE_FEATURES = 14
 
 # Parameters with the embedded encoder and cross-attention are in `docs/text_to_image.md`.
 SIZES: dict[str, dict[str, Any]] = {
@@ -40,13 +43,25 @@ def wave_features(times: Tensor, dim: int, slowest: float = 1e-3) -> Tensor:
     return torch.cat((angles.sin(), angles.cos()), dim=-1)
 
 
-def coordinates(x: Tensor) -> Tensor:
-    """Row and column, from -1 to 1, of every position of a feature map `(b, c, h, w)`, as two channels `(b, 2, h, w)`.
+def place_features(x: Tensor) -> Tensor:
+    """Where each position of a feature map `(b, c, h, w)` is, as `(1, 2 + 4 * 3, h, w)`.
+
+    These are its row and column, from -1 to 1, and sines and cosines of them over one, two and four halves of the picture.
 
     Convolutions and attention see no place otherwise, and captions speak of places (CoordConv: Liu et al., 2018, 1807.03247).
     """
     rows, columns = (torch.linspace(-1, 1, length, device=x.device, dtype=x.dtype) for length in x.shape[-2:])
-    return torch.stack(torch.meshgrid(rows, columns, indexing='ij')).expand(x.shape[0], -1, -1, -1)
+    place = torch.stack(torch.meshgrid(rows, columns, indexing='ij'))
+    angles = torch.cat([place * (torch.pi * halves / 2) for halves in (1, 2, 4)])
+    return torch.cat((place, angles.sin(), angles.cos())).unsqueeze(0)
+
+
+def mean_token(text: TextCondReturn) -> Tensor:
+    """The mean `(b, d)` of the tokens that the mask keeps; zero for a text that is masked out."""
+    assert text.embed is not None
+    assert text.mask is not None
+    kept = text.mask.unsqueeze(-1).to(text.embed.dtype)
+    return (text.embed * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
 
 
 class Block(nn.Module):
@@ -118,6 +133,7 @@ class UNet(nn.Module):
         dim_time: width of the time embedding.
         patch: the finest feature map has one position per `patch` x `patch` pixels.
         text_in_time: let the callables meet the time embedding instead of the feature maps; see the top of `unet.py`.
+        dim_text: width of text tokens whose mean is added to the time embedding; None adds nothing.
     """
 
     def __init__(
@@ -129,41 +145,50 @@ class UNet(nn.Module):
         dim_time: int = 192,
         patch: int = 2,
         text_in_time: bool = False,
+        dim_text: int | None = None,
     ) -> None:
         super().__init__()
         self.patch, self.text_in_time, self.dim_time = patch, text_in_time, dim_time
         self.embed_time = nn.Sequential(nn.Linear(dim_time, dim_time), nn.SiLU(), nn.Linear(dim_time, dim_time))
+        self.embed_text = None if dim_text is None else nn.Linear(dim_text, dim_time)
         self.read = nn.Conv2d(channels * patch**2 + 2, widths[0], 3, padding=1)
         finer = tuple(zip(widths, depths, strict=True))[:-1]
         self.down = nn.ModuleList(nn.ModuleList(Stage(width, width, dim_time) for _ in range(depth)) for width, depth in finer)
         self.shrink = nn.ModuleList(nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in pairwise(widths))
         self.middle = nn.ModuleList(Stage(widths[-1], widths[-1], dim_time, coarsest=True) for _ in range(depths[-1]))
+        self.place = nn.Conv2d(PLACE_FEATURES, widths[-1], 1)
         self.grow = nn.ModuleList(nn.Conv2d(coarse, fine, 3, padding=1) for fine, coarse in pairwise(widths))
         self.up = nn.ModuleList(
             nn.ModuleList(Stage(width * (2 if at == 0 else 1), width, dim_time) for at in range(depth)) for width, depth in finer
         )
         self.norm = nn.GroupNorm(8, widths[0])
         self.write = nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
-        nn.init.zeros_(self.write.weight)
+        for last in (self.place, self.write, self.embed_text):
+            if last is not None:
+                nn.init.zeros_(last.weight)
 
     @staticmethod
     def hidden_dims(widths: Sequence[int], depths: Sequence[int], dim_time: int, text_in_time: bool) -> tuple[int, ...]:
         """The width of what each callable meets, in the order in which `forward` calls them."""
         return (dim_time,) * (sum(depths) + sum(depths[:-1])) if text_in_time else (widths[-1],) * depths[-1]
 
-    def forward(self, images: Tensor, times: Tensor, cond_fns: Sequence[CondFn]) -> Tensor:
+    def forward(
+        self, images: Tensor, times: Tensor, cond_fns: Sequence[CondFn], raw_text_cond: TextCondReturn | None = None
+    ) -> Tensor:
         """The prediction for noisy images `(b, c, h, w)` at times `(b,)`, 0 for data and 1 for noise; `h`, `w` divide by
         `patch` times 2 per coarser level."""
         time = self.embed_time(wave_features(times, self.dim_time).to(images.dtype))
+        if self.embed_text is not None and raw_text_cond is not None:
+            time = time + self.embed_text(mean_token(raw_text_cond))
         texts = iter(cond_fns)
         x = rearrange(images, 'b c (h p) (w q) -> b (c p q) h w', p=self.patch, q=self.patch)
-        x = self.read(torch.cat((x, coordinates(x)), dim=1))
+        x = self.read(torch.cat((x, place_features(x)[:, :2].expand(len(x), -1, -1, -1)), dim=1))
         skips = []
         for stages, shrink in zip(self.down, self.shrink, strict=True):
             x = self._through(stages, x, time, texts)
             skips.append(x)
             x = shrink(x)
-        x = self._through(self.middle, x, time, texts, coarsest=True)
+        x = self._through(self.middle, x + self.place(place_features(x)), time, texts, coarsest=True)
         for stages, grow in zip(reversed(self.up), reversed(self.grow), strict=True):
             x = torch.cat((grow(F.interpolate(x, scale_factor=2.0)), skips.pop()), dim=1)
             x = self._through(stages, x, time, texts)

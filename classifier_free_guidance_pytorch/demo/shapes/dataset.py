@@ -58,13 +58,14 @@ def _held_out_thing(rng: Random, count: int) -> Thing:
     return Thing(shape, colour, rng.choice(sizes) if rng.random() < 0.5 else None, count)
 
 
-def draw_scene(rng: Random, split: str = 'train', kinds: Sequence[str] = tuple(KINDS)) -> Scene:
+def draw_scene(rng: Random, split: str = 'train', kinds: Sequence[str] = tuple(KINDS), told: float = 0.4) -> Scene:
     """Draws the meaning of a caption.
 
     Args:
         rng: the source of randomness.
         split: 'train' names no held-out pair of colour and shape; 'held_out' names one in every scene.
         kinds: the kinds of scene to draw from, keys of `KINDS`.
+        told: how often a caption tells the place of its only thing, and how often its background.
 
     Returns:
         A scene.
@@ -86,8 +87,8 @@ def draw_scene(rng: Random, split: str = 'train', kinds: Sequence[str] = tuple(K
     return Scene(
         tuple(things),
         relation=rng.choice(tuple(RELATIONS)) if kind == 'relation' else None,
-        place=rng.choice(tuple(PLACES)) if kind == 'single' and rng.random() < 0.4 else None,
-        background=rng.choice(tuple(BACKGROUNDS)) if rng.random() < 0.4 else None,
+        place=rng.choice(tuple(PLACES)) if kind == 'single' and rng.random() < told else None,
+        background=rng.choice(tuple(BACKGROUNDS)) if rng.random() < told else None,
     )
 
 
@@ -99,10 +100,11 @@ class ShapesDataset(Dataset[Sample]):
         size: width and height in pixels.
         length: number of items.
         seed: another seed is another set.
-        kinds: the kinds of scene: 'single', 'count', 'relation', 'list'.
+        kinds: the kinds of scene: 'single', 'count', 'relation', 'list'; one that is named twice is drawn twice as often.
+        told: how often a caption tells the place of its only thing, and how often its background.
 
     Raises:
-        ConfigError: an unknown split or kind, a length below 1, fewer than 16 pixels.
+        ConfigError: an unknown split or kind, a share outside [0, 1], a length below 1, fewer than 16 pixels.
 
     Example:
         >>> ShapesDataset(length=8)[3].image.shape
@@ -117,16 +119,20 @@ class ShapesDataset(Dataset[Sample]):
         length: int = 100_000,
         seed: int = 0,
         kinds: Sequence[str] = tuple(KINDS),
+        told: float = 0.4,
     ) -> None:
         if split not in SPLITS:
             raise ConfigError(f'split is {split!r}, but must be one of {", ".join(SPLITS)}.')
         unknown = sorted(set(kinds) - set(KINDS))
         if unknown or not kinds:
             raise ConfigError(f'kinds is {list(kinds)!r}, but must name at least one of {", ".join(KINDS)}, and nothing else.')
+        if not 0.0 <= told <= 1.0:
+            raise ConfigError(f'told is a share between 0 and 1, but got {told}.')
         if length < 1:
             raise ConfigError(f'length is {length}, but a dataset needs at least one item.')
         render([], size)  # refuses a size that cannot be drawn before any work is done
-        self.split, self.size, self.length, self.seed, self.kinds = split, size, length, seed, tuple(kinds)
+        self.split, self.size, self.length, self.seed = split, size, length, seed
+        self.kinds, self.told = tuple(kinds), told
 
     def __len__(self) -> int:
         """Number of items."""
@@ -134,7 +140,7 @@ class ShapesDataset(Dataset[Sample]):
 
     def _plan(self, index: int) -> tuple[Scene, str, Layout]:
         rng = Random(f'{self.split}/{self.seed}/{index}')
-        scene = draw_scene(rng, self.split, self.kinds)
+        scene = draw_scene(rng, self.split, self.kinds, self.told)
         return scene, phrase(scene, rng), arrange(scene, rng, trained_only=self.split == 'train')
 
     def __getitem__(self, index: int) -> Sample:
