@@ -1,0 +1,12 @@
+"""Numbers that do not depend on whether the machine multiplies bfloat16."""
+
+import pytest
+
+from classifier_free_guidance_pytorch.demo.image import settings, training
+
+
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch):
+    """`precision='auto'` means float32 here."""
+    for module in (settings, training):
+        monkeypatch.setattr(module, 'multiplies_bfloat16', lambda device_type: False)
