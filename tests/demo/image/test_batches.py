@@ -6,7 +6,7 @@ from collections import Counter
 from itertools import chain
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classifier_free_guidance_pytorch.demo.image.batches import StepSampler, batches
@@ -14,6 +14,7 @@ from classifier_free_guidance_pytorch.demo.image.batches import StepSampler, bat
 sizes = {'length': st.integers(1, 30), 'batch_size': st.integers(1, 12), 'steps': st.integers(0, 12), 'seed': st.integers(0, 99)}
 
 
+@settings(deadline=None)
 @given(**sizes)
 def test_every_step_is_full_and_every_epoch_sees_every_item_once(length, batch_size, steps, seed):
     order = list(StepSampler(length, batch_size=batch_size, steps=steps, seed=seed))
@@ -26,6 +27,7 @@ def test_every_step_is_full_and_every_epoch_sees_every_item_once(length, batch_s
             assert sorted(epoch) == list(range(length))
 
 
+@settings(deadline=None)
 @given(**sizes, start=st.integers(0, 14))
 def test_a_run_that_starts_later_sees_what_it_would_have_seen(length, batch_size, steps, seed, start):
     whole = StepSampler(length, batch_size=batch_size, steps=steps, seed=seed)
@@ -34,6 +36,7 @@ def test_a_run_that_starts_later_sees_what_it_would_have_seen(length, batch_size
     assert len(rest) == len(list(rest))
 
 
+@settings(deadline=None)
 @given(length=st.integers(8, 30), seed=st.integers(0, 99))
 def test_epochs_and_seeds_differ(length, seed):
     first, second = StepSampler(length, batch_size=length, steps=2, seed=seed)

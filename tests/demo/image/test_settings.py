@@ -56,6 +56,7 @@ def test_a_model_that_cannot_be_is_refused(given, sentence):
         ({'ema_decay': -0.1}, 'ema_decay is between 0 and 1, but got -0.1'),
         ({'clip': 0.0}, 'clip is above 0, but got 0.0'),
         ({'learning_rate': float('nan')}, 'learning_rate is above 0, but got nan'),
+        ({'time_spread': 0.0}, 'time_spread is above 0, but got 0.0'),
         ({'dropout': 'word'}, "dropout is one of sample, batch, but got 'word'"),
         ({'optimizer': 'sgd'}, "optimizer is one of muon, adamw, but got 'sgd'"),
         ({'precision': 'int8'}, "precision is one of auto, float32, bfloat16, float16, but got 'int8'"),

@@ -89,6 +89,14 @@ def test_noise_and_times_differ_by_step_and_seed():
             assert not torch.equal(noisy, other_noisy)
 
 
+def test_times_dwell_where_they_are_asked_to():
+    one = trainer(time_mean=3.0, time_spread=0.1)
+    spy = Spy(one.model)
+    one.learn(*batch(0))
+    ((_, times, _),) = spy.calls
+    assert (times.logit() - 3).abs().max() < 0.6
+
+
 def test_captions_are_dropped_one_by_one_at_their_rate():
     one = trainer(cond_drop_prob=0.3)
     drops = torch.stack([one._drop(50, torch.Generator().manual_seed(step)) for step in range(40)])
@@ -253,6 +261,18 @@ def test_other_settings_cannot_go_on(model, options, told, tmp_path):
         trainer(model, **options).resume(tmp_path)
     sentence = f'{path!r} cannot be resumed with other settings: {told}. Pass the same, or another folder'
     assert str(refused.value) == sentence
+
+
+def test_training_can_begin_with_a_trained_model(tmp_path):
+    taught = learned(trainer(), range(2))
+    taught.save(tmp_path)
+    one = trainer(seed=5)
+    one.start_from(tmp_path / MODEL_FILE)
+    assert same_state(one.average, taught.average)
+    assert same_state(one.model, taught.average)
+    assert one.step == 0
+    with pytest.raises(ConfigError, match='belongs to a model of another configuration'):
+        trainer({'condition': 'film'}).start_from(tmp_path / MODEL_FILE)
 
 
 def test_a_folder_without_a_run_cannot_go_on(tmp_path):
