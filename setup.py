@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent
 PACKAGE = 'classifier_free_guidance_pytorch'
 VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / PACKAGE / '__init__.py').read_text(encoding='utf-8'), re.MULTILINE)[1]
 
-DEMO = ['diffusers>=0.41', 'gradio>=5', 'matplotlib>=3.8', 'pillow>=10']
+DEMO = ['diffusers>=0.41', 'gradio>=6', 'matplotlib>=3.8', 'pillow>=10']
 CORPUS = ['datasets>=2.18', 'pyarrow>=14']
 RAY = ['ray[data]>=2.10']
 DISTRIBUTED = ['accelerate>=1.0']
