@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -79,6 +80,7 @@ class LogToTensorBoard:
 
         writer: Any = SummaryWriter
         self.writer = writer(folder)
+        atexit.register(self.writer.close)  # it writes from time to time, and would leave the last losses unwritten
 
     def __call__(self, trainer: Trainer, loss: float) -> None:
         """Log a step."""
