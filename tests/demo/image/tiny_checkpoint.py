@@ -1,20 +1,15 @@
-"""A model of the smallest size with random weights, in a file."""
+"""A tiny model in a file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from classifier_free_guidance_pytorch.demo.image.checkpoint import save_model
-from classifier_free_guidance_pytorch.demo.image.models import build_model
-from classifier_free_guidance_pytorch.demo.image.settings import ModelSettings
+from tests.demo.image.tiny import tiny_model, tiny_settings
 
 
 def save_tiny(file: Path, condition: str = 'attention') -> Path:
     """Write a tiny model that is conditioned in this way, and return the file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    settings = ModelSettings(network_size='tiny', image_size=16, condition=condition)
-    torch.manual_seed(0)
-    save_model(build_model(settings), settings, file)
+    save_model(tiny_model(condition=condition), tiny_settings(condition=condition), file)
     return file
