@@ -122,8 +122,17 @@ def open_source(
     return found if limit is None else LimitedSource(found, limit)
 
 
-def choose_column(where: object, columns: Sequence[str], asked: str | None, option: str = 'column') -> str:
+def choose_column(
+    where: object, columns: Sequence[str], asked: str | None, option: str = 'column', what: str = 'column {} of strings'
+) -> str:
     """The column that holds the captions.
+
+    Args:
+        where: the input, for errors.
+        columns: those that it has.
+        asked: the one that was asked for; None for a usual one.
+        option: what one asks with, for errors.
+        what: what such a column is, for errors.
 
     Raises:
         ConfigError: there is no such column, or none was asked for and it is not clear which it is; the columns are named.
@@ -131,7 +140,7 @@ def choose_column(where: object, columns: Sequence[str], asked: str | None, opti
     listed = ', '.join(map(repr, columns)) or 'none'
     if asked is not None:
         if asked not in columns:
-            raise ConfigError(f'{where} has no column {asked!r} of strings: it has {listed}')
+            raise ConfigError(f'{where} has no {what.format(repr(asked))}: it has {listed}')
         return asked
     usual = [name for name in _USUAL_COLUMNS if name in columns]
     if not usual and len(columns) != 1:
@@ -171,28 +180,46 @@ def _is_saved_dataset(folder: Path) -> bool:
 
 def _files(path: Path, column: str | None) -> FileSource:
     """The files of an input that is there."""
-    paths = [path] if path.is_file() else sorted(file for file in path.iterdir() if file.suffix in FORMATS and file.is_file())
+    paths = [path] if path.is_file() else sorted(file for file in path.iterdir() if _is_known(file))
     known = ', '.join(FORMATS)
     if not paths:
-        raise ConfigError(f'the folder {path} holds no captions: it has no file with one of the suffixes {known}')
-    if paths[0].suffix not in FORMATS:
+        below = next((file.parent for file in path.rglob('*') if _is_known(file)), None)
+        hint = '' if below is None else f'; the folder {below} has one, so pass that'
+        raise ConfigError(f'the folder {path} holds no captions: it has no file with one of the suffixes {known}{hint}')
+    if not _is_known(paths[0]):
         raise ConfigError(f'{path} is of an unknown kind: captions are read from files with one of the suffixes {known}')
-    formats = {file.suffix: FORMATS[file.suffix] for file in paths}
+    formats = {file.suffix.lower(): FORMATS[file.suffix.lower()] for file in paths}
     if len(formats) > 1:
         raise ConfigError(
             f'the folder {path} holds files of several kinds, {", ".join(formats)}: pass one, or a folder of one kind'
         )
     (one,) = formats.values()
     _check_readable(paths)
+    return FileSource(tuple(paths), one, _column(paths, one, column))
+
+
+def _is_known(path: Path) -> bool:
+    """Whether it is a file of a known format."""
+    return path.suffix.lower() in FORMATS and path.is_file()
+
+
+def _column(paths: Sequence[Path], one: Format, asked: str | None) -> str:
+    """Where the captions of files of one format stand.
+
+    Raises:
+        ConfigError: not in one of the files.
+    """
     if one.columns is None:
-        if column is not None and one.kind == 'txt':
-            raise ConfigError(f'column={column!r} was passed, but {path} is text, one caption per line, and has no columns')
-        return FileSource(tuple(paths), one, (column or 'txt').lstrip('.'))
-    chosen = choose_column(paths[0], one.columns(paths[0]), column)
-    if one.kind != 'jsonl':  # whose objects need not be alike
+        if asked is not None:
+            raise ConfigError(f'column={asked!r} was passed, but {paths[0]} is text, one caption per line, and has no columns')
+        return ''
+    if one.kind == 'webdataset':
+        asked = (asked or 'txt').lstrip('.')
+    chosen = choose_column(paths[0], one.columns(paths[0]), asked, what=one.column)
+    if one.kind in ('csv', 'parquet'):  # the objects of the others need not be alike
         for file in paths[1:]:
             choose_column(file, one.columns(file), chosen)
-    return FileSource(tuple(paths), one, chosen)
+    return chosen
 
 
 def _check_readable(paths: Sequence[Path]) -> None:

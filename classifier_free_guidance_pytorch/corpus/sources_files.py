@@ -10,10 +10,12 @@ from __future__ import annotations
 import csv
 import json
 import tarfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
 
@@ -21,6 +23,8 @@ Place: TypeAlias = int | str
 Entry: TypeAlias = tuple[Place, Any]
 
 _BATCH_ROWS = 4096
+_PEEKED = 1000  # lines or members that are looked at to know the columns
+_CELL = 1 << 24  # characters in a cell of CSV: a quote that is never closed would else take the rest of the file into memory
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,14 @@ class Format:
         unit: what an entry is called.
         entries: `(path, column)` to the entries of a file.
         columns: the columns that a file states, or None for a format without columns.
+        column: what one of them is, for errors, with {} for its name.
     """
 
     kind: str
     unit: str
     entries: Callable[[Path, str], Iterator[Entry]]
     columns: Callable[[Path], list[str]] | None = None
+    column: str = 'column {} of strings'
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -78,9 +84,13 @@ def read_jsonl(path: Path, column: str) -> Iterator[Entry]:
 
 
 def jsonl_columns(path: Path) -> list[str]:
-    """The keys of the first object."""
-    objects = (parsed for _, line in read_lines(path) if isinstance(parsed := _parse_json(line), dict))
-    return list(next(objects, {}))
+    """The keys of the first objects, but for those that hold something other than strings there."""
+    kinds: dict[str, set[type]] = {}
+    for _, line in islice(read_lines(path), _PEEKED):
+        parsed = _parse_json(line)
+        for key, value in parsed.items() if isinstance(parsed, dict) else ():
+            kinds.setdefault(key, set()).add(type(value))
+    return [key for key, found in kinds.items() if str in found or found == {type(None)}]
 
 
 def _parse_json(line: bytes) -> Any:
@@ -117,19 +127,70 @@ def csv_columns(path: Path) -> list[str]:
     return list(header)
 
 
-def _csv_records(path: Path) -> Iterator[tuple[int, Any]]:
-    """Lists of cells, and the line on which each begins. What is not UTF-8 becomes lone surrogates, which are found later."""
+class _Lines(Iterator[str]):
+    """The lines of a file, counted; those of a record after its first can be read again."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+        self.number = 0  # of the last line that was read
+        self.record: list[str] = []
+        self._again: deque[str] = deque()
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self.file)
+        self.record.append(line)
+        self.number += 1
+        return line
+
+    def begin(self) -> int:
+        """A record begins with the next line, whose number this is."""
+        self.record = []
+        return self.number + 1
+
+    def step_back(self) -> None:
+        """The next line is the second of the record."""
+        self._again.extendleft(reversed(self.record[1:]))
+        self.number -= len(self.record) - 1
+
+
+def _csv_records(path: Path) -> Iterator[tuple[Place, Any]]:
+    """Lists of cells, and the line on which each begins. What is not UTF-8 becomes lone surrogates, which are found later.
+
+    A quote that is never closed spoils its line alone, not all that follow.
+    """
     next(read_lines(path), None)  # refuses UTF-16
     with path.open(encoding='utf-8-sig', errors='surrogateescape', newline='') as file:
-        reader = csv.reader(file, delimiter='\t' if path.suffix == '.tsv' else ',', strict=True)
+        lines = _Lines(file)
+        reader = csv.reader(lines, delimiter='\t' if path.suffix.lower() == '.tsv' else ',', strict=True)
         while True:
-            number = reader.line_num + 1
+            number = lines.begin()
             try:
-                yield number, next(reader)
+                yield number, _next_record(reader)
             except StopIteration:
                 return
-            except csv.Error:
-                yield number, Bad('not CSV')
+            except csv.Error as error:
+                endless = _ENDLESS.get(str(error).partition(' (')[0])
+                if endless is None:
+                    yield number if lines.number == number else f'{number} to {lines.number}', Bad('not CSV')
+                else:
+                    lines.step_back()
+                    yield number, Bad(endless)
+
+
+_ENDLESS = {  # what the library says of a quote without an end, at the end of the file or before
+    'unexpected end of data': 'not CSV, a quote is not closed',
+    'field larger than field limit': f'not CSV, a quote is not closed within {_CELL:,} characters',
+}
+
+
+def _next_record(reader: Any) -> list[str]:
+    """The next record; the limit of a cell is one of the whole process, and is left as it was."""
+    before = csv.field_size_limit(_CELL)
+    try:
+        record: list[str] = next(reader)
+    finally:
+        csv.field_size_limit(before)
+    return record
 
 
 def read_parquet(path: Path, column: str) -> Iterator[Entry]:
@@ -187,23 +248,34 @@ def arrow_values(array: Any) -> list[bytes | None]:
 def read_tar(path: Path, column: str) -> Iterator[Entry]:
     """The samples of a WebDataset: neighbouring members with one key; the one with the suffix `column` is the caption."""
     key, caption = None, None
+    for found, suffix, content in _members(path, column):
+        if key is not None and found != key:
+            yield key, Bad(f'no .{column} member') if caption is None else caption
+            caption = None
+        key = found
+        caption = content if suffix == column else caption
+    if key is not None:
+        yield key, Bad(f'no .{column} member') if caption is None else caption
+
+
+def tar_columns(path: Path) -> list[str]:
+    """The suffixes of the first members."""
+    return list(dict.fromkeys(suffix for _, suffix, _ in islice(_members(path), _PEEKED)))
+
+
+def _members(path: Path, wanted: str | None = None) -> Iterator[tuple[str, str, bytes]]:
+    """Key, suffix and, if the suffix is the wanted one, content of every file in an archive."""
+    key = None
     try:
         with tarfile.open(path) as archive:
             while (member := archive.next()) is not None:
                 vars(archive)['members'] = []  # which else grow with the archive
-                if not member.isfile():
-                    continue
-                found, suffix = _key_of(member.name)
-                if key is not None and found != key:
-                    yield key, Bad(f'no .{column} member') if caption is None else caption
-                    caption = None
-                key = found
-                file = archive.extractfile(member) if suffix == column else None
-                caption = caption if file is None else file.read()
+                if member.isfile():
+                    key, suffix = _key_of(member.name)
+                    file: Any = archive.extractfile(member)
+                    yield key, suffix, file.read() if suffix == wanted else b''
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ConfigError(f'{path} is no tar archive, or a damaged one: it ends after {key!r} ({error})') from error
-    if key is not None:
-        yield key, Bad(f'no .{column} member') if caption is None else caption
 
 
 def _key_of(name: str) -> tuple[str, str]:
@@ -220,5 +292,5 @@ FORMATS = {
     '.csv': CSV,
     '.tsv': CSV,
     '.parquet': Format('parquet', 'row', read_parquet, parquet_columns),
-    '.tar': Format('webdataset', 'sample', read_tar),
+    '.tar': Format('webdataset', 'sample', read_tar, tar_columns, 'member with the suffix {} (column says which)'),
 }

@@ -65,7 +65,7 @@ def test_quiet_says_nothing(captions, tmp_path, capfd):
 def test_an_error_is_one_sentence_and_the_code_2(captions, tmp_path, capsys):
     assert embed(captions, tmp_path / 'store', '--column', 'caption') == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"cfg-embed: error: {captions} has no column 'caption' of strings: it has 'id', 'text'")
+    assert said.startswith(f"cfg-embed: error: {captions} has no column 'caption' of strings: it has 'text'")
     assert not (tmp_path / 'store').exists()
     assert main([str(captions), '--out', str(tmp_path / 'store'), '--model-types', 'mini', 'mini']) == 2
     assert "two encoders have one name, 'mini-mini'" in capsys.readouterr().err

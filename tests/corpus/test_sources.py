@@ -155,6 +155,67 @@ def test_a_sample_without_a_caption_is_counted(tmp_path):
     assert captions(open_source(path, column='caption'))[-1] == 'a fox'
 
 
+def test_captions_of_any_length_in_a_cell(tmp_path):
+    """The library reads 131,072 characters, unless it is told otherwise; for others it stays so."""
+    limit = csv.field_size_limit()
+    long = ['x' * 300_000, 'two\nlines ' + 'y' * 200_000, 'a dog']
+    assert captions(open_source(write_csv(tmp_path / 'a.csv', long))) == long
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize('limit', [1 << 24, 90])
+def test_a_quote_that_is_not_closed_spoils_its_line_alone(tmp_path, monkeypatch, limit):
+    """Also where it is found before the file ends."""
+    monkeypatch.setattr('classifier_free_guidance_pytorch.corpus.sources_files._CELL', limit)
+    rows = [f'{i},caption {i}' for i in range(30)]
+    rows[3] = '3,"caption 3'
+    (tmp_path / 'a.csv').write_text('\n'.join(['id,caption', *rows, '']))
+    found, bad = captions(open_source(tmp_path / 'a.csv')), places_of_bad(open_source(tmp_path / 'a.csv'))
+    assert all('a quote is not closed' in reason for reason in bad.values())
+    assert [text for text in found if isinstance(text, str)] == [f'caption {i}' for i in range(30) if i != 3]
+    assert list(bad) == [5]
+
+
+def test_lines_that_a_bad_row_takes_with_it_are_named(tmp_path):
+    (tmp_path / 'a.csv').write_text('id,caption\n1,"two\nlines" here\n2,a dog\n')
+    assert places_of_bad(open_source(tmp_path / 'a.csv')) == {'2 to 3': 'not CSV'}
+    assert captions(open_source(tmp_path / 'a.csv'))[1:] == ['a dog']
+
+
+def test_objects_without_a_caption_may_come_first(tmp_path):
+    """The first of all says too little: its identifier is not taken for a caption."""
+    rows = [{'key': 'a1', 'id': 1}, {'key': 'a2', 'id': 2, 'caption': None}, {'key': 'a3', 'id': 3, 'caption': 'a dog'}]
+    (tmp_path / 'a.jsonl').write_text('\n'.join(map(json.dumps, rows)))
+    for column in (None, 'caption'):
+        assert captions(open_source(tmp_path / 'a.jsonl', column)) == [Bad('missing'), Bad('missing'), 'a dog']
+    with pytest.raises(ConfigError, match=r"no column 'id' of strings: it has 'key', 'caption'"):
+        open_source(tmp_path / 'a.jsonl', 'id')
+
+
+def test_an_archive_without_such_members(tmp_path):
+    path = as_tar(tmp_path / 'a.tar', ['a dog'])
+    with pytest.raises(
+        ConfigError, match=r"a.tar has no member with the suffix 'caption' \(column says which\): it has 'jpg', 'txt'"
+    ):
+        open_source(path, column='.caption')
+    write_tar(path, {'1.jpg': b'', '1.json': b'{}'})
+    with pytest.raises(ConfigError, match=r"no member with the suffix 'txt' \(column says which\): it has 'jpg', 'json'"):
+        open_source(path)
+
+
+def test_suffixes_in_capitals(tmp_path):
+    texts = ['a dog', 'a cat, asleep']
+    for name, write in WRITERS.items():
+        assert captions(open_source(write(tmp_path / name, texts).rename(tmp_path / f'B{name[1:].upper()}'))) == texts
+
+
+def test_a_folder_whose_files_lie_deeper(tmp_path):
+    (tmp_path / 'set' / 'data').mkdir(parents=True)
+    write_txt(tmp_path / 'set' / 'data' / 'a.txt', ['a dog'])
+    with pytest.raises(ConfigError, match=r'set holds no captions: .*; the folder .*set.data has one, so pass that'):
+        open_source(tmp_path / 'set')
+
+
 def test_a_folder_is_read_in_order_and_its_places_name_the_file(tmp_path):
     for name, texts in (('10.jsonl', ['c']), ('02.jsonl', ['a', '', 'b'])):
         write_jsonl(tmp_path / name, texts)
