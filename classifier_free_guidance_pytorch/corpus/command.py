@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from classifier_free_guidance_pytorch.errors import CFGError
 
@@ -53,7 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     encoders.add_argument('--batch-size', type=int, default=64, metavar='N', help='captions in a batch (default: %(default)s)')
     encoders.add_argument('--device', help='where the encoders run (default: the GPU of this process, or the CPU)')
     encoders.add_argument(
-        '--precision', choices=('bf16', 'fp16', 'fp32'), help='what they compute in (default: --dtype on a GPU, fp32 on a CPU)'
+        '--precision',
+        choices=('bf16', 'fp16', 'fp32'),
+        help='what they compute in (default: --dtype on a GPU, fp32 on a CPU; of Ray, on the machine where the command is given)',
     )
 
     store = parser.add_argument_group('store')
@@ -75,6 +79,16 @@ def build_parser() -> argparse.ArgumentParser:
     machines.add_argument('--workers', type=int, metavar='N', help='processes of Ray (default: one per GPU)')
     parser.add_argument('--quiet', action='store_true', help='no progress bar, no messages but errors')
     return parser
+
+
+@contextmanager
+def warnings_as_lines(quiet: bool) -> Iterator[None]:
+    """Warnings, from whatever thread, in one line each, without the line of code that they point to."""
+    from classifier_free_guidance_pytorch.corpus.progress import say
+
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *where: say(f'warning: {message}', quiet)
+        yield
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -124,7 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parsed = build_parser().parse_args(arguments)
     try:
-        run(parsed)
+        with warnings_as_lines(parsed.quiet):
+            run(parsed)
     except CFGError as error:
         print(f'cfg-embed: error: {error}', file=sys.stderr)
         return 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -108,6 +109,8 @@ class TextEmbedder:
                 raise ConfigError(f'{name} is one of {", ".join(map(repr, DTYPES))}, but got {value!r}')
         if batch_size < 1:
             raise ConfigError(f'batch_size counts captions and is at least 1, but got {batch_size}')
+        if device is not None:
+            _parsed(device)
         if not (pooled or tokens):
             raise ConfigError('nothing would be embedded: choose pooled=True, tokens=True or both')
         self.model_types, self.model_names, self.model_kwargs = model_types, model_names, model_kwargs
@@ -124,7 +127,7 @@ class TextEmbedder:
     def device(self) -> torch.device:
         """Where the encoders run: as asked, else the GPU that belongs to this process, else the CPU."""
         if self._device is not None:
-            return torch.device(self._device)
+            return _parsed(self._device)
         if not torch.cuda.is_available():
             return torch.device('cpu')
         return torch.device('cuda', int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count())
@@ -133,6 +136,12 @@ class TextEmbedder:
     def precision(self) -> str:
         """What the encoders compute in."""
         return self._precision or ('fp32' if self.device.type == 'cpu' else self.dtype)
+
+    def pinned(self) -> TextEmbedder:
+        """The same, computing in the precision that it has here wherever it is sent."""
+        pinned = copy(self)
+        pinned._precision = self.precision
+        return pinned
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -173,8 +182,10 @@ class TextEmbedder:
         """Run the network over batches of captions of about one length, the longest first.
 
         Raises:
+            ConfigError: this machine lacks the device.
             UsageError: a feature is not finite in the dtype that it is stored in.
         """
+        _check_device(self.device)
         pooled: list[Tensor | None] = [None] * len(tokenized.captions)
         tokens = list(pooled)
         for rows in torch.split(tokenized.order, self.batch_size):
@@ -240,6 +251,25 @@ class TextEmbedder:
 
     def __repr__(self) -> str:
         return f'TextEmbedder({self.model_types!r}, {self.model_names!r}, dtype={self.dtype!r}, batch_size={self.batch_size})'
+
+
+def _parsed(device: torch.device | str | int) -> torch.device:
+    """A device by its name."""
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device is a name such as 'cpu', 'cuda' or 'cuda:1', but got {device!r} ({error})") from error
+
+
+def _check_device(device: torch.device) -> None:
+    """Refuse a device that is not there."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        cause = str(error).partition('\n')[0]
+        raise ConfigError(
+            f"device={str(device)!r} cannot be used on this machine ({cause}): pass another, such as 'cpu'"
+        ) from error
 
 
 def _array(features: Tensor) -> Any:

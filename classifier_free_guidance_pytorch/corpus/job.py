@@ -53,8 +53,13 @@ class Job:
         """How many files of the store are yet to be written, by this process or others."""
         return sum(not record_path(self.directory / name).exists() for name in names(self.plan))
 
-    def encode(self, shards: range, quiet: bool) -> None:
+    def encode(self, shards: range, what: str, quiet: bool) -> None:
         """Encode some shards, behind a progress bar; files that are complete are left alone.
+
+        Args:
+            shards: their numbers.
+            what: stands before the bar.
+            quiet: no bar.
 
         Raises:
             UsageError: the disk is full, or a feature cannot be stored; it says how far the run got.
@@ -63,7 +68,7 @@ class Job:
         todo = [item for item in everything if not self.is_done(item)]
         rows, left = (sum(self.plan.rows_of(item.shard) for item in items) for items in (everything, todo))
         count = len(self.plan.encoders)
-        with progress_bar('encoding', rows // count, quiet, (rows - left) // count) as bar:
+        with progress_bar(what, rows // count, quiet, (rows - left) // count) as bar:
             self.encode_items(todo, SharedBar(bar, count))
 
     def encode_items(self, todo: list[Item], progress: SharedBar) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from classifier_free_guidance_pytorch.corpus.manifest import manifest_path, plan_path
+from classifier_free_guidance_pytorch.corpus.manifest import captions_path, manifest_path, plan_path
 from classifier_free_guidance_pytorch.corpus.scan import scratch_path
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 
@@ -43,6 +43,10 @@ class Rank:
                 f'RANK and WORLD_SIZE are whole numbers, RANK below WORLD_SIZE, but the environment has {given}'
             ) from None
 
+    def title(self, what: str) -> str:
+        """What this process is doing, and which of several it is."""
+        return what if self.count == 1 else f'{what}, rank {self.number} of {self.count}'
+
     @property
     def leads(self) -> bool:
         """Whether this process reads the captions and speaks for all."""
@@ -57,19 +61,27 @@ class Rank:
 def at_work(directory: Path, rank: Rank) -> Iterator[None]:
     """Keep other runs out of a folder while one process, or several ranks that share it, are at work; the dead hold nothing.
 
+    The ranks share the folder itself, and rank 0 has that of the captions for itself: there is one rank 0 at a time.
+
     Raises:
         UsageError: another run is at work there.
     """
-    if os.name != 'posix':  # which alone opens folders
+    captions = captions_path(directory, 0).parent
+    with ExitStack() as held:
+        if os.name == 'posix':  # which alone opens folders
+            _hold(held, directory, directory, exclusive=rank.count == 1)
+            if rank.leads:
+                captions.mkdir(exist_ok=True)
+                _hold(held, captions, directory, exclusive=True)
         yield
-        return
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        if not _lock(descriptor, exclusive=rank.count == 1, wait=False):
-            raise UsageError(f'another run is at work in {directory}: wait for it, or pass another folder')
-        yield
-    finally:
-        os.close(descriptor)
+
+
+def _hold(held: ExitStack, folder: Path, directory: Path, exclusive: bool) -> None:
+    """Lock a folder until `held` is left."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    held.callback(os.close, descriptor)
+    if not _lock(descriptor, exclusive, wait=False):
+        raise UsageError(f'another run is at work in {directory}: wait for it, or pass another folder')
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from classifier_free_guidance_pytorch.corpus.job import Job
@@ -68,7 +69,8 @@ def _encode(ray: Any, job: Job, todo: list[int], workers: int | None, quiet: boo
     workers = min(len(todo), workers or gpus or max(1, processors // _PROCESSORS_PER_WORKER))
     written = ray.data.from_items([{'shard': shard} for shard in todo], override_num_blocks=len(todo)).map_batches(
         ShardWriter,
-        fn_constructor_kwargs={'job': job},
+        # a machine with a GPU would compute in another precision than the plan says, if it were started on one without
+        fn_constructor_kwargs={'job': replace(job, embedder=job.embedder.pinned())},
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_gpus=min(1, gpus / workers) if gpus else None,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from classifier_free_guidance_pytorch.corpus.embedder import DTYPES, TextEmbedder
 from classifier_free_guidance_pytorch.corpus.job import Job
-from classifier_free_guidance_pytorch.corpus.manifest import Manifest, Plan, finish, manifest_path, plan_path
+from classifier_free_guidance_pytorch.corpus.manifest import Manifest, Plan, captions_path, finish, manifest_path, plan_path
 from classifier_free_guidance_pytorch.corpus.progress import progress_bar, say
 from classifier_free_guidance_pytorch.corpus.ranks import Rank, at_work, one_at_a_time, wait_for_plan
 from classifier_free_guidance_pytorch.corpus.scan import scan, scratch_path
@@ -68,9 +68,7 @@ def embed_corpus(
     """
     rank = Rank.of_environment()
     _check_arguments(shard_rows, engine, ray_address, workers, rank)
-    run = Run(
-        Path(out), open_source(source, column, split, limit), embedder, rank, shard_rows, keep_empty, quiet or not rank.leads
-    )
+    run = Run(Path(out), open_source(source, column, split, limit), embedder, rank, shard_rows, keep_empty, quiet)
     embedder.records()  # builds the encoders
     run.check_folder()
     with at_work(run.directory, rank):
@@ -83,9 +81,9 @@ def embed_corpus(
             if engine == 'ray':
                 from classifier_free_guidance_pytorch.corpus.ray_engine import encode_with_ray
 
-                encode_with_ray(job, ray_address, workers, run.quiet)
+                encode_with_ray(job, ray_address, workers, quiet)
             else:
-                job.encode(rank.share(range(plan.shards)), run.quiet)
+                job.encode(rank.share(range(plan.shards)), rank.title('encoding'), quiet or not rank.leads)
         return run.finished(job)
 
 
@@ -137,7 +135,11 @@ class Run:
             raise ConfigError(
                 f'nothing can be written to {self.directory} ({error.strerror}): pass a folder on a disk that you may write to'
             ) from error
-        found = sorted(path.name for path in self.directory.iterdir() if not path.name.startswith(_PROBE))
+        captions = captions_path(self.directory, 0).parent
+        ours = {captions.name} if captions.is_dir() and not any(captions.iterdir()) else set()  # of a run that just began
+        found = sorted(
+            path.name for path in self.directory.iterdir() if not path.name.startswith(_PROBE) and path.name not in ours
+        )
         if found and not {plan_path(self.directory).name, scratch_path(self.directory).name} & set(found):
             raise ConfigError(
                 f'{self.directory} is neither empty nor a store: it holds {", ".join(found[:3])}; pass a folder of its own'
@@ -195,11 +197,18 @@ class Run:
     def finished(self, job: Job) -> Manifest | None:
         """The manifest, written if everything is there; None if other ranks are not done."""
         with one_at_a_time(self.directory):
-            missing = 0 if manifest_path(self.directory).exists() else job.missing()
+            there = manifest_path(self.directory).exists()
+            missing = 0 if there else job.missing()
             if missing:
-                say(f'rank {self.rank.number} is done; {missing:,} files of other ranks are missing', self.quiet)
+                say(
+                    f'rank {self.rank.number} is done; {missing:,} files of other ranks are yet to come',
+                    self.quiet or not self.rank.leads,
+                )
                 return None
             manifest = finish(self.directory, job.plan)
         size = sum(record.bytes for record in manifest.files.values())
-        say(f'{self.directory} is complete: {len(manifest.files):,} files, {size / 2**20:,.1f} MiB', self.quiet)
+        say(
+            f'{self.directory} is complete: {len(manifest.files):,} files, {size / 2**20:,.1f} MiB',
+            self.quiet or (there and not self.rank.leads),  # the rank that completed it says so, whichever that is
+        )
         return manifest

@@ -91,7 +91,8 @@ def scan(
     """
     scratch = scratch_path(directory)
     scratch.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(captions_path(directory, 0).parent, ignore_errors=True)  # of a scan that did not end, with other shards perhaps
+    for leftover in captions_path(directory, 0).parent.glob('*'):  # of a scan that did not end, with other shards perhaps
+        leftover.unlink()
     try:
         skipped = _spool(source, scratch, keep_empty, progress)
         captions = (scratch / 'positions').stat().st_size // 8

@@ -37,7 +37,7 @@ from classifier_free_guidance_pytorch.corpus.reading import (
     open_columns,
 )
 from classifier_free_guidance_pytorch.errors import ConfigError, StoreError, UnknownCaptionError, checked
-from classifier_free_guidance_pytorch.text import TextEncoding
+from classifier_free_guidance_pytorch.text import TextEncoding, shortened
 
 Encodings: TypeAlias = TextEncoding | tuple[TextEncoding, ...]
 
@@ -207,8 +207,9 @@ class EmbeddingStore:
             return self._index.row(self._place(entry))
         row = self._find(entry)
         if row is None:
-            shown = entry if len(entry) <= 80 else f'{entry[:77]}...'
-            raise UnknownCaptionError(f'{shown!r} is not among the {self.plan.unique:,} different captions of {self.directory}')
+            raise UnknownCaptionError(
+                f'{shortened(entry, 80)} is not among the {self.plan.unique:,} different captions of {self.directory}'
+            )
         return row
 
     def _place(self, entry: SupportsIndex) -> int:

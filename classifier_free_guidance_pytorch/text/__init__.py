@@ -4,7 +4,7 @@ from classifier_free_guidance_pytorch.text.base import Encoder, EncodingMemo, Te
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
 from classifier_free_guidance_pytorch.text.identity import EncoderIdentity, identity_of
 from classifier_free_guidance_pytorch.text.registry import build_encoder, build_encoders
-from classifier_free_guidance_pytorch.text.texts import as_texts
+from classifier_free_guidance_pytorch.text.texts import as_texts, shortened
 
 __all__ = [
     'Encoder',
@@ -17,4 +17,5 @@ __all__ = [
     'build_encoders',
     'encode_with',
     'identity_of',
+    'shortened',
 ]

@@ -23,7 +23,7 @@ from classifier_free_guidance_pytorch.errors import ConfigError, checked
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
 from classifier_free_guidance_pytorch.text.identity import EncoderIdentity
 from classifier_free_guidance_pytorch.text.networks import SharedNetwork, bank
-from classifier_free_guidance_pytorch.text.texts import as_texts
+from classifier_free_guidance_pytorch.text.texts import as_texts, shortened
 
 E_ = TypeVar('E_', bound='TextEncoder')
 
@@ -221,11 +221,10 @@ class TextEncoder:
 
     def _warn_truncated(self, text: str) -> None:
         """The one warning about texts beyond the limit."""
-        shown = text if len(text) <= 60 else f'{text[:57]}...'
         self._warn_once(
             'truncated',
-            f'{type(self).__name__} reads at most {self.max_text_len} tokens of a text and cuts the rest off, as of {shown!r}; '
-            'shorten the texts, or raise max_length where the model allows it. This warning is given once',
+            f'{type(self).__name__} reads at most {self.max_text_len} tokens of a text and cuts the rest off, as of '
+            f'{shortened(text)}; shorten the texts, or raise max_length where the model allows it. This warning is given once',
         )
 
     def __repr__(self) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.errors import MissingDependencyError, checked
 from classifier_free_guidance_pytorch.text.hugging_face import HFTextAdapter
 from classifier_free_guidance_pytorch.text.identity import EncoderIdentity
+from classifier_free_guidance_pytorch.text.texts import shortened
 
 _WEIGHTS = Path(__file__).parent / 'mini_weights'
 
@@ -81,7 +82,7 @@ class MiniAdapter(HFTextAdapter):
         if strange:
             self._warn_once(
                 'vocabulary',
-                f"the encoder 'mini' does not know most words of {texts[strange[0]]!r}: it was trained on captions of coloured "
-                "shapes, so for free text use another, such as model_types='t5' or 'clip'. This warning is given once",
+                f"the encoder 'mini' does not know most words of {shortened(texts[strange[0]])}: it was trained on captions "
+                "of coloured shapes, so for free text use another, such as 't5' or 'clip'. This warning is given once",
             )
         return ids, mask

@@ -38,3 +38,13 @@ def as_texts(texts: Any, name: str = 'texts') -> tuple[str, ...]:
         if not isinstance(text, str):
             raise ConfigError(f'{name}[{position}] is a {type(text).__name__}, but every text is a string: got {text!r}')
     return tuple(str(text) for text in texts)
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """A text as a message shows it: captions can be as long as books.
+
+    Example:
+        >>> shortened('a dog'), shortened('a very long caption', most=10)
+        ("'a dog'", "'a very ...'")
+    """
+    return repr(text if len(text) <= most else f'{text[: most - 3]}...')

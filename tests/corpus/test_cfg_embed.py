@@ -62,6 +62,39 @@ def test_quiet_says_nothing(captions, tmp_path, capfd):
     assert capfd.readouterr() == ('', '')
 
 
+@pytest.mark.parametrize('quiet', [False, True])
+def test_a_warning_is_a_line_and_does_not_quote_a_book(tmp_path, capfd, quiet):
+    """It comes from the thread of the tokenizer, and the line of code that it points to says nothing to a user."""
+    (tmp_path / 'captions.txt').write_text('a red circle ' * 10_000, encoding='utf-8')
+    assert embed(tmp_path / 'captions.txt', tmp_path / 'store', *['--quiet'] * quiet) == 0
+    said = capfd.readouterr().err
+    cut = [line for line in said.splitlines() if 'reads at most' in line]
+    assert len(cut) == (not quiet)
+    assert all(line.startswith('cfg-embed: warning: MiniAdapter reads at most 40 tokens') for line in cut)
+    assert '.py' not in said
+    assert 'red circle ' * 9 not in said
+
+
+@pytest.mark.parametrize('device', ['gpu', 'cuda:99'])
+def test_a_device_that_is_not_there(captions, tmp_path, capsys, device):
+    assert embed(captions, tmp_path / 'store', '--device', device) == 2
+    assert 'cfg-embed: error: device' in capsys.readouterr().err
+
+
+def test_the_rank_that_completes_a_store_says_so(captions, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    said = {}
+    for rank in '01':
+        monkeypatch.setenv('RANK', rank)
+        assert embed(captions, tmp_path / 'store') == 0
+        said[rank] = capsys.readouterr().err
+    assert 'encoding, rank 0 of 2: 100%' in said['0']
+    assert 'cfg-embed: rank 0 is done; 1 files of other ranks are yet to come' in said['0']
+    assert said['1'].splitlines()[-1].startswith(f'cfg-embed: {tmp_path / "store"} is complete: 7 files')
+    assert embed(captions, tmp_path / 'store') == 0
+    assert 'complete' not in capsys.readouterr().err, 'once is enough'
+
+
 def test_an_error_is_one_sentence_and_the_code_2(captions, tmp_path, capsys):
     assert embed(captions, tmp_path / 'store', '--column', 'caption') == 2
     said = capsys.readouterr().err

@@ -84,6 +84,30 @@ def test_the_precision_is_that_of_the_network(tiny_t5):
     torch.testing.assert_close(coarse, exact, rtol=0.1, atol=0.1)
 
 
+def test_a_precision_can_travel(monkeypatch):
+    """To machines with a GPU, which would compute in another."""
+    embedder = TextEmbedder('mini', dtype='bf16')
+    assert embedder.precision == 'fp32'
+    sent, pinned = (pickle.loads(pickle.dumps(one)) for one in (embedder, embedder.pinned()))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    assert (sent.precision, pinned.precision) == ('bf16', 'fp32')
+
+
+@pytest.mark.parametrize(
+    ('device', 'message'),
+    [('gpu', "device is a name such as 'cpu', 'cuda' or 'cuda:1', but got 'gpu'"), ('meta:7:7', "but got 'meta:7:7'")],
+)
+def test_a_device_that_is_none(device, message):
+    with pytest.raises(ConfigError, match=message):
+        TextEmbedder('mini', device=device)
+
+
+def test_a_device_that_this_machine_lacks():
+    with pytest.raises(ConfigError, match=r"device='cuda:99' cannot be used on this machine \(.*\): pass another, such as 'cpu'"):
+        TextEmbedder('mini', device='cuda:99').embed(['a dog'])
+
+
 def test_a_feature_that_does_not_fit_is_no_feature():
     class Huge(TinyEncoder):
         def encode(self, texts):

@@ -50,6 +50,26 @@ def test_a_store_holds_what_the_encoder_makes_of_every_caption(captions, tmp_pat
         assert torch.equal(store[row].pooled, expected.pooled)
 
 
+def test_no_pickle_is_read(captions, tmp_path, monkeypatch):
+    """Neither while a corpus is embedded, begun or resumed, nor while a store is read."""
+    import pickle
+
+    import numpy as np
+
+    def refuse(*args, **kwargs):
+        raise AssertionError('a pickle')
+
+    for module, name in ((pickle, 'load'), (pickle, 'loads'), (pickle, 'Unpickler'), (torch, 'load'), (np, 'load')):
+        monkeypatch.setattr(module, name, refuse)
+    embedder = TextEmbedder('mini')
+    for _ in range(2):
+        embed(captions, tmp_path / 'store', embedder)
+    store = EmbeddingStore(tmp_path / 'store')
+    store.verify()
+    assert len(store[:]) == len(store)
+    assert {path.suffix for path in (tmp_path / 'store').rglob('*') if path.is_file()} == {'.json', '.safetensors'}
+
+
 def test_a_repeated_caption_is_encoded_once(captions, tmp_path):
     class Counting(TinyEncoder):
         encoded = 0
@@ -212,6 +232,20 @@ def test_two_runs_in_one_folder_at_once(captions, tmp_path):
         embed(captions, tmp_path / 'store')
     with at_work(tmp_path / 'store', Rank(0, 2)), at_work(tmp_path / 'store', Rank(1, 2)):
         pass
+
+
+def test_two_launches_of_ranks_in_one_folder_at_once(captions, tmp_path, monkeypatch):
+    """Ranks of one run share the folder, but there is one rank 0."""
+    (tmp_path / 'store').mkdir()
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with at_work(tmp_path / 'store', Rank(0, 2)), pytest.raises(UsageError, match=r'another run is at work in .*store: wait'):
+        embed(captions, tmp_path / 'store')
+    for rank in (0, 1):  # what the first left there is no obstacle
+        monkeypatch.setenv('RANK', str(rank))
+        embed(captions, tmp_path / 'store')
+    monkeypatch.undo()
+    embed(captions, tmp_path / 'one')
+    assert files_of(tmp_path / 'store') == files_of(tmp_path / 'one')
 
 
 def test_a_rank_does_not_wait_for_ever(tmp_path):

@@ -25,6 +25,11 @@ def test_a_text_outside_the_vocabulary_warns_once(hub):
         encoder.encode(['quantum unicorn'])
 
 
+def test_a_warning_shows_the_beginning_of_a_text_as_long_as_a_book(hub):
+    with pytest.warns(UserWarning, match=r"most words of 'x{57}\.\.\.': it was trained on captions"):
+        build_encoder('mini', hub.mini()).encode(['x' * 100_000])
+
+
 def test_weights_that_are_not_there(monkeypatch, tmp_path):
     monkeypatch.setattr(mini, '_WEIGHTS', tmp_path / 'absent')
     with pytest.raises(MissingDependencyError, match=re.escape('which this installation lacks: reinstall the package')):
