@@ -44,12 +44,16 @@ from classifier_free_guidance_pytorch.errors import ConfigError
 FREE = ('strategy', 'out', 'resume', 'save_every', 'workers', 'checkpointing')
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The page as it is written, and the default of every option."""
+
+
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--strategy', choices=STRATEGIES, default='ddp')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    parser.add_argument('--strategy', choices=STRATEGIES, default='ddp', help='how the processes share the model')
     parser.add_argument('--out', type=Path, required=True, help='a folder for checkpoints, losses.jsonl and ema.safetensors')
     parser.add_argument('--resume', action='store_true', help='go on from the last checkpoint in --out, if there is one')
-    parser.add_argument('--steps', type=int, default=500)
+    parser.add_argument('--steps', type=int, default=500, help='steps of the optimizer, in all')
     parser.add_argument('--save-every', type=int, default=100, help='steps from one checkpoint to the next')
     parser.add_argument('--batch', type=int, default=64, help='samples in a step, over all processes')
     parser.add_argument('--micro-batch', type=int, default=16, help='samples in a forward pass of one process')
@@ -57,17 +61,19 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         '--embeddings', type=Path, help='a store of their captions, made by cfg-embed; else the encoder runs along'
     )
-    parser.add_argument('--encoder', default='mini')
-    parser.add_argument('--condition', choices=('film', 'attention', 'concat'), default='film')
-    parser.add_argument('--cond-drop-prob', type=float, default=0.15)
-    parser.add_argument('--dim', type=int, default=64)
-    parser.add_argument('--depth', type=int, default=4)
+    parser.add_argument('--encoder', default='mini', help='a type of text encoder, such as t5 or clip')
+    parser.add_argument(
+        '--condition', choices=('film', 'attention', 'concat'), default='film', help='how the text enters the network'
+    )
+    parser.add_argument('--cond-drop-prob', type=float, default=0.15, help='share of the samples that lose their text')
+    parser.add_argument('--dim', type=int, default=64, help='width of the network')
+    parser.add_argument('--depth', type=int, default=4, help='its blocks')
     parser.add_argument('--rate', type=float, default=2e-3, help='the highest learning rate')
     parser.add_argument('--ema', type=float, default=0.99, help='decay of the moving average of the weights')
     parser.add_argument('--bf16', action='store_true', help='mixed precision')
     parser.add_argument('--checkpointing', action='store_true', help='gradient checkpointing')
     parser.add_argument('--workers', type=int, default=0, help='processes that draw pictures, for each that trains')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seed', type=int, default=0, help='of weights, order, noise and dropout')
     return parser
 
 
@@ -126,9 +132,9 @@ def train(run: Run, strategy: DDP, batches: Iterator, settings: argparse.Namespa
                     log.write(json.dumps({'step': step, 'loss': loss}) + '\n')
                 bar.set_postfix(loss=f'{loss:.4f}', refresh=False)
             if run.steps_done % settings.save_every == 0 or run.steps_done == settings.steps:
-                run.save(settings.out)
-                if first:
+                if first:  # before the first checkpoint: one without settings would be neither kept nor gone on with
                     (settings.out / SETTINGS).write_text(json.dumps(decisive(settings), indent=2))
+                run.save(settings.out)
 
 
 def decisive(settings: argparse.Namespace) -> dict[str, Any]:

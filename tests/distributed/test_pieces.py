@@ -100,6 +100,12 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path, batch, micro, wo
         EXAMPLE.train.check(settings, world)
 
 
+def test_the_help_says_what_every_option_does_and_its_default():
+    for action in EXAMPLE.train.arguments()._actions:
+        assert action.help, action.dest
+    assert '(default: 0.15)' in ' '.join(EXAMPLE.train.arguments().format_help().split())
+
+
 def test_gradient_checkpointing_changes_nothing_but_the_cost():
     found = []
     for checkpointing in (False, True):

@@ -194,6 +194,27 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_last_bit(example, tmp_pat
     torch.testing.assert_close(load_file(out / 'ema.safetensors'), expected, rtol=0, atol=0)
 
 
+def test_a_run_that_is_killed_at_its_first_checkpoint_is_still_a_run(example, tmp_path, monkeypatch):
+    """Neither overwritten without a word, nor lost: its checkpoint may be whole, and nothing after it written."""
+    save = example.train.Run.save
+
+    def killed(run, out):
+        save(run, out)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(example.train.Run, 'save', killed)
+    with pytest.raises(KeyboardInterrupt):
+        example.train.main(settings_of(example, tmp_path / 'killed'))
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match='holds a run already: pass --resume'):
+        example.train.main(settings_of(example, tmp_path / 'killed'))
+    with pytest.raises(ConfigError, match='was begun with --seed 3'):
+        example.train.main(settings_of(example, tmp_path / 'killed', '--resume', '--seed', '4'))
+    example.train.main(settings_of(example, tmp_path / 'killed', '--resume'))
+    example.train.main(settings_of(example, tmp_path / 'alone'))
+    assert losses(tmp_path / 'killed') == losses(tmp_path / 'alone')
+
+
 def test_nothing_is_overwritten(example, tmp_path):
     example.train.main(settings_of(example, tmp_path))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*')}
