@@ -42,12 +42,13 @@ class Job:
         return (Item(shard, encoder) for shard in shards for encoder in range(len(self.plan.encoders)))
 
     def is_done(self, item: Item) -> bool:
-        """Whether the file is complete.
+        """Whether the file is complete; one that was, and is gone since, is written again.
 
         Raises:
             StoreError: it is not as it was written.
         """
-        return noted(self.directory, encodings_name(self.plan.encoders[item.encoder].label, item.shard)) is not None
+        name = encodings_name(self.plan.encoders[item.encoder].label, item.shard)
+        return (self.directory / name).exists() and noted(self.directory, name) is not None
 
     def missing(self) -> int:
         """How many files of the store are yet to be written, by this process or others."""

@@ -257,6 +257,18 @@ def noted(directory: Path, name: str) -> FileRecord | None:
     return record
 
 
+def is_made_again(path: Path) -> bool:
+    """Whether a run makes a file of its store again if it is gone: encodings follow from the captions."""
+    return path.parent.parent.name == 'encodings'
+
+
+def remedy(path: Path) -> str:
+    """What to do about a file that is not as it was written."""
+    if is_made_again(path):
+        return 'restore it, or remove it and give the command that wrote the store again, which makes it anew'
+    return 'restore it, or embed the corpus into another folder'
+
+
 def check_size(path: Path, record: FileRecord) -> None:
     """Refuse a file that is gone or of another size.
 
@@ -266,10 +278,10 @@ def check_size(path: Path, record: FileRecord) -> None:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise StoreError(f'{path} is missing or cannot be read ({error.strerror}): restore it, or embed it again') from error
+        raise StoreError(f'{path} is missing or cannot be read ({error.strerror}): {remedy(path)}') from error
     if size != record.bytes:
         cut = 'truncated' if size < record.bytes else 'damaged'
-        raise StoreError(f'{path} is {cut}: it has {size:,} bytes, and {record.bytes:,} were written')
+        raise StoreError(f'{path} is {cut}: it has {size:,} bytes, and {record.bytes:,} were written; {remedy(path)}')
 
 
 def finish(directory: Path, plan: Plan) -> Manifest:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.corpus.files import DTYPES, FileRecord, bytes_of, sha256_of
-from classifier_free_guidance_pytorch.corpus.manifest import STORED_DTYPES, EncoderRecord, Plan, check_size
+from classifier_free_guidance_pytorch.corpus.manifest import STORED_DTYPES, EncoderRecord, Plan, check_size, remedy
 from classifier_free_guidance_pytorch.corpus.shards import BLOCK
 from classifier_free_guidance_pytorch.errors import StoreError
 
@@ -65,8 +65,7 @@ class Column:
             size = len(self.raw) // max(len(self.tensor), 1)
             if zlib.crc32(self.raw[start * size : end * size]) != self.checks[row]:
                 raise StoreError(
-                    f'{self.path} is damaged: row {row:,} of {self.name!r} does not match its checksum; restore the file, or '
-                    'remove manifest.json and this file and embed again'
+                    f'{self.path} is damaged: row {row:,} of {self.name!r} does not match its checksum; {remedy(self.path)}'
                 )
         return entry
 
@@ -186,8 +185,8 @@ def _who(path: Path, files: Mapping[str, FileRecord]) -> str:
     if others:
         return f'holds what belongs into {others[0]}: files of the store were exchanged'
     return (
-        'is damaged, or was written by another run: its header and tables do not match the checksum in manifest.json; restore '
-        'the file, or remove manifest.json and this file and embed again'
+        'is damaged, or was written by another run: its header and tables do not match the checksum in manifest.json; '
+        + remedy(path)
     )
 
 
@@ -201,5 +200,7 @@ def check_whole(path: Path, record: FileRecord, files: Mapping[str, FileRecord])
     if _hashed(path) != record.sha256:
         changed_head = _hashed(path, record.head_bytes) != record.head_sha256
         raise StoreError(
-            f'{path} {_who(path, files)}' if changed_head else f'{path} is damaged: its data do not match its sha256'
+            f'{path} {_who(path, files)}'
+            if changed_head
+            else f'{path} is damaged: its data do not match its sha256; {remedy(path)}'
         )

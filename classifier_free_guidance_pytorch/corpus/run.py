@@ -13,6 +13,7 @@ from classifier_free_guidance_pytorch.corpus.job import Job
 from classifier_free_guidance_pytorch.corpus.manifest import Manifest, Plan, captions_path, finish, manifest_path, plan_path
 from classifier_free_guidance_pytorch.corpus.progress import progress_bar, say
 from classifier_free_guidance_pytorch.corpus.ranks import Rank, at_work, one_at_a_time, wait_for_plan
+from classifier_free_guidance_pytorch.corpus.repair import reopen_if_incomplete
 from classifier_free_guidance_pytorch.corpus.scan import scan, scratch_path
 from classifier_free_guidance_pytorch.corpus.sources import Source, open_source
 from classifier_free_guidance_pytorch.errors import ConfigError, checked
@@ -76,6 +77,8 @@ def embed_corpus(
         job = Job(run.directory, plan, embedder)
         if rank.leads:
             shutil.rmtree(scratch_path(run.directory), ignore_errors=True)
+        if manifest_path(run.directory).exists():
+            reopen_if_incomplete(run.directory, rank)
         if not manifest_path(run.directory).exists():
             run.check_room(plan)
             if engine == 'ray':
