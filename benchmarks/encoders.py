@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -47,8 +47,19 @@ def texts(count: int, words: int | None = None) -> list[str]:
     return [' '.join((text.split() * words)[:words]) for text in chosen]
 
 
-def save_t5(folder: Path, tiny: bool = False) -> Path:
-    """The encoder of a T5 v1.1 in a folder that its adapter reads by path: base size, a tokenizer trained on the spot."""
+BASE = {'d_model': 768, 'd_kv': 64, 'd_ff': 2048, 'num_layers': 12, 'num_heads': 12}
+XXL = {'d_model': 4096, 'd_kv': 64, 'd_ff': 10240, 'num_layers': 24, 'num_heads': 64}
+
+
+def save_t5(folder: Path, tiny: bool = False, sizes: Mapping[str, int] = BASE, dtype: torch.dtype = torch.float32) -> Path:
+    """The encoder of a T5 v1.1 in a folder that its adapter reads by path: base size, a tokenizer trained on the spot.
+
+    Args:
+        folder: to be made.
+        tiny: a small width in place of that of `sizes`.
+        sizes: `BASE`, `XXL`, or a part of one.
+        dtype: of the weights on the disk.
+    """
     import sentencepiece
 
     repair_torchvision()
@@ -69,12 +80,11 @@ def save_t5(folder: Path, tiny: bool = False) -> Path:
         'extra_ids': 100,
     }
     (folder / 'tokenizer_config.json').write_text(json.dumps(settings), encoding='utf-8')
-    sizes = {'d_model': 768, 'd_kv': 64, 'd_ff': 2048, 'num_layers': 12, 'num_heads': 12}
-    small = {'d_model': 32, 'd_kv': 8, 'd_ff': 64, 'num_layers': 2, 'num_heads': 4}
-    chosen = small if tiny else sizes
+    small = {'d_model': 32, 'd_kv': 8, 'd_ff': 64, 'num_layers': min(2, sizes['num_layers']), 'num_heads': 4}
+    chosen = small if tiny else dict(sizes)
     config = transformers.T5Config(vocab_size=32128, feed_forward_proj='gated-gelu', tie_word_embeddings=False, **chosen)
     torch.manual_seed(0)
-    transformers.T5EncoderModel(config).save_pretrained(folder)
+    transformers.T5EncoderModel(config).to(dtype).save_pretrained(folder)
     return folder
 
 

@@ -185,6 +185,25 @@ def test_reading_takes_no_memory_of_its_own(tmp_path):
     assert anonymous() - before < size / 5
 
 
+def with_memory(items):
+    """A batch, and the anonymous memory of the worker that made it."""
+    lines = Path('/proc/self/status').read_text().splitlines()
+    anonymous = next(int(line.split()[1]) for line in lines if line.startswith('RssAnon')) * 1024
+    return EmbeddingStore.collate(items), anonymous
+
+
+@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='asks Linux for the memory of the process')
+def test_workers_that_read_take_no_memory_of_their_own(tmp_path):
+    """Of each of them, over several passes through a store that is larger than what is allowed."""
+    captions = [f'word {number}' for number in range(600)]
+    write_store(tmp_path, captions, encoders={'wide': tiny_encoder(dim_latent=4000, dim_pooled=4000)}, shard_rows=100)
+    store = EmbeddingStore(tmp_path)
+    loader = DataLoader(store, batch_size=6, collate_fn=with_memory, num_workers=2, shuffle=True, persistent_workers=True)
+    passes = [[anonymous for _, anonymous in loader] for _ in range(3)]
+    assert sum(record.bytes for record in store.manifest.files.values()) > 25e6
+    assert max(passes[2]) - max(passes[0][:4]) < 5e6
+
+
 @pytest.mark.parametrize('kind', [*KINDS, 'raw'])
 def test_every_conditioner_takes_it(store, kind):
     conditioner = make_raw([tiny_encoder()]) if kind == 'raw' else make(kind, encoders=[tiny_encoder()])
