@@ -84,8 +84,8 @@ class NoisyClassifier(nn.Module):
 def labels_of(layout: Layout) -> tuple[int, int, int]:
     """What the classifier should see: how many things, and the colour and the shape that they share."""
     colours, shapes = {str(body.colour) for body in layout.bodies}, {str(body.shape) for body in layout.bodies}
-    colour = COLOUR_NAMES.index(*colours) if len(colours) == 1 else UNKNOWN
-    return len(layout.bodies) - 1, colour, SHAPE_NAMES.index(*shapes) if len(shapes) == 1 else UNKNOWN
+    colour = COLOUR_NAMES.index(min(colours)) if len(colours) == 1 else UNKNOWN
+    return len(layout.bodies) - 1, colour, SHAPE_NAMES.index(min(shapes)) if len(shapes) == 1 else UNKNOWN
 
 
 def train(steps: int, seed: int, size: int, batch: int = 32) -> NoisyClassifier:

@@ -280,7 +280,7 @@ def test_the_seed_decides_the_weights():
 @pytest.mark.parametrize(
     ('options', 'sentence'),
     [
-        ({'size': 'huge'}, "size is one of tiny, small, base, but got 'huge'"),
+        ({'size': 'huge'}, "size is one of tiny, mini, small, base, but got 'huge'"),
         ({'size': 'tiny', 'patch': 0}, 'channels, patch, dim, depth and heads count from 1, but got 3, 0, 64, 2 and 2'),
         (
             {'size': 'tiny', 'condition': 'bold'},

@@ -133,24 +133,21 @@ def model(tmp_path):
 
 
 def test_it_runs_and_prints_and_draws_and_keeps_its_classifier(example, model, tmp_path, capsys, monkeypatch):
-    asked = {
-        'model': model(),
-        'classifier': tmp_path / 'new' / 'classifier.safetensors',
-        'out': tmp_path / 'pictures' / 'picture.png',
-        'steps': 2,
-        'pictures': 2,
-        'sampling_steps': 2,
-    }
-    shares = example.main(**asked)
-    assert list(shares)[:2] == ['unconditional', 'classifier, s = 1']
-    assert len(shares) == 1 + len(example.CLASSIFIER_SCALES) + len(example.FREE_SCALES)
+    monkeypatch.setattr(example, 'CLASSIFIER_SCALES', (1.0, 5.0))
+    monkeypatch.setattr(example, 'FREE_SCALES', (2.0,))
+    classifier, picture = tmp_path / 'new' / 'classifier.safetensors', tmp_path / 'pictures' / 'picture.png'
+    shares = example.main(model(), classifier, picture, steps=2, pictures=2, sampling_steps=2)
+    assert list(shares) == ['unconditional', 'classifier, s = 1', 'classifier, s = 5', 'classifier-free, s = 2']
     assert all(0 <= share <= 1 for share in shares.values())
-    assert 'classifier-free, s = 2' in capsys.readouterr().out
-    assert asked['out'].read_bytes().startswith(b'\x89PNG')
+    table = capsys.readouterr().out.splitlines()
+    assert [line[:24].rstrip() for line in table if '%' in line] == list(shares)
+    assert picture.read_bytes().startswith(b'\x89PNG')
     monkeypatch.setattr(example, 'train', None)  # the second time it is read
-    assert example.main(**asked) == shares
+    kept = example.load_or_train(classifier, steps=2, seed=0, size=16)
+    assert not kept.training
+    assert kept.evidence.weight.abs().sum() > 0
     with pytest.raises(ConfigError, match=r"but asked for is a classifier of \{'steps': 3, .*: pass another --classifier"):
-        example.main(**asked | {'steps': 3})
+        example.main(model(), classifier, picture, steps=3, pictures=2)
 
 
 def test_a_classifier_follows_its_seed(example):
