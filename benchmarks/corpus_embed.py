@@ -7,6 +7,7 @@ t5      T5 v1.1 of base size, float32, against the loop
 clip    the text tower of CLIP ViT-B-32, float32, against the loop
 xxl     the first one and two layers of T5 v1.1 XXL, bfloat16, against the loop; by their difference, all 24
 ranks   two processes against one, T5 of base size
+write   a shard of T5-base, with its checksums and synced, against `save_file` of safetensors
 memory  of processes that embed, and read, ten thousand to ten million captions
 
 Networks have their real sizes and random weights; the captions differ, so that nothing is won by encoding one only once,
@@ -29,19 +30,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 
 from benchmarks.corpus_memory import CORPORA, memory, write_captions
 from benchmarks.encoders import XXL, save_clip, save_t5
 from benchmarks.results import RESULTS, Bar, Figure, Result, assert_equal, counted, environment, timed
 from benchmarks.settings import Settings
-from benchmarks.timing import Pace, Spread
+from benchmarks.timing import Pace, Spread, in_turn
 from classifier_free_guidance_pytorch import OpenClipAdapter, T5Adapter, TextEncoding
 from classifier_free_guidance_pytorch.corpus import EmbeddingStore, TextEmbedder, embed_corpus
+from classifier_free_guidance_pytorch.corpus.manifest import encodings_path
+from classifier_free_guidance_pytorch.corpus.shards import write_encodings
 from classifier_free_guidance_pytorch.text import TextEncoder
 
 BATCH = 32
 AGAINST = 'plain loop'
-CAPTIONS = {'t5': 512, 'clip': 256, 'xxl': 64, 'ranks': 256}
+CAPTIONS = {'t5': 512, 'clip': 256, 'xxl': 64, 'ranks': 256, 'write': 8192}
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
 TOLERANCE = {'fp32': {'rtol': 1e-4, 'atol': 1e-4}, 'bf16': {'rtol': 0.05, 'atol': 0.1}}
 
@@ -176,10 +180,40 @@ def work(path: Path, out: Path, model: Path) -> None:
     encoder.encode(['ready'])
     print('ready', flush=True)
     sys.stdin.readline()
-    embed_corpus(path, out, TextEmbedder(encoder, batch_size=BATCH), shard_rows=32, quiet=True)
+    embed_corpus(path, out, TextEmbedder(encoder, batch_size=BATCH), shard_rows=64, quiet=True)
 
 
-PARTS: dict[str, Callable[..., list[Figure]]] = {'t5': t5, 'clip': clip, 'xxl': xxl, 'ranks': ranks, 'memory': memory}
+def write(settings: Settings, folder: Path, count: int) -> list[Figure]:
+    """What a shard costs on its way to the disk: 32 tokens a caption in bfloat16; both sides write the same tensors."""
+    dim = 16 if settings.tiny else 768
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(count * 32, dim, generator=generator).bfloat16()
+    pooled = torch.randn(count, dim, generator=generator).bfloat16()
+    by_hand = folder / 'by_hand.safetensors'
+    calls: dict[str, Callable[[], Any]] = {
+        'write_encodings': lambda: write_encodings(folder, 't5', 0, pooled=pooled, tokens=tokens.split(32)),
+        'save_file': lambda: save_file({'tokens': tokens, 'pooled': pooled}, by_hand),
+    }
+    for call in calls.values():
+        call()
+    ours, theirs = load_file(encodings_path(folder, 't5', 0)), load_file(by_hand)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    started = time.process_time()
+    calls['write_encodings']()
+    spent = time.process_time() - started
+    times = in_turn(calls, settings.pace)
+    size = by_hand.stat().st_size
+    note = (
+        f'{size / 1e6 / Spread.of(times["write_encodings"]).median:,.0f} MB/s, '
+        f'{size / 1e6 / spent:,.0f} MB per second of processor time'
+    )
+    case = f'a shard of {count:,} captions, {size / 1e6:,.0f} MB'
+    return [timed(case, 'write_encodings', 'save_file', times['write_encodings'], times['save_file'], note=note)]
+
+
+PARTS: dict[str, Callable[..., list[Figure]]] = {
+    't5': t5, 'clip': clip, 'xxl': xxl, 'ranks': ranks, 'write': write, 'memory': memory,
+}  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:

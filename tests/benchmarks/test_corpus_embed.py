@@ -16,7 +16,7 @@ TINY = Settings(Pace(rounds=1, sample_seconds=1e-5, warm_up=1), tiny=True, quiet
 def test_every_part_has_figures_and_a_file(tmp_path, capsys):
     corpus_embed.main(['--tiny', '--rounds', '1', '--captions', '40', '--out', str(tmp_path)])
     said = capsys.readouterr().out
-    for part, count in {'t5': 1, 'clip': 1, 'xxl': 3, 'ranks': 1, 'memory': 2}.items():
+    for part, count in {'t5': 1, 'clip': 1, 'xxl': 3, 'ranks': 1, 'write': 1, 'memory': 2}.items():
         result = Result.read(tmp_path / f'corpus_embed_{part}.json')
         assert len(result.figures) == count
         assert all(figure.value > 0 and figure.base > 0 for figure in result.figures)
