@@ -192,7 +192,7 @@ def _atomically(path: Path, size: int) -> Iterator[BinaryIO]:
     unfinished = path.with_name(f'.{path.name}.unfinished')  # the same at every try, so that a killed run leaves no litter
     reached = 0
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         try:
             with unfinished.open('wb') as file:
                 try:
@@ -210,8 +210,16 @@ def _atomically(path: Path, size: int) -> Iterator[BinaryIO]:
         raise _explained(error, path, reached, size) from error
 
 
+def _make_folder(folder: Path) -> None:
+    """A folder, and those above it, that last as a file in it does."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last; only POSIX systems open folders."""
+    """Make what was named in a folder last; only POSIX systems open folders."""
     if os.name == 'posix':
         descriptor = os.open(folder, os.O_RDONLY)
         try:

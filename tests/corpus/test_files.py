@@ -63,6 +63,21 @@ def test_the_record(tmp_path):
     assert os.listdir(tmp_path / 'deep') == ['file.safetensors']
 
 
+@pytest.mark.skipif(os.name != 'posix', reason='only POSIX systems open folders')
+def test_folders_are_synced_as_their_files_are(tmp_path, monkeypatch):
+    """A file is lost with the name of a folder above it."""
+    synced, fsync = set(), os.fsync
+
+    def noting(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, 'fsync', noting)
+    write_json(tmp_path / 'encodings' / 't5' / '00000.json', {})
+    for path in (tmp_path, tmp_path / 'encodings', tmp_path / 'encodings' / 't5', tmp_path / 'encodings' / 't5' / '00000.json'):
+        assert path.stat().st_ino in synced, path
+
+
 def test_large_pieces_are_written_in_parts(tmp_path, monkeypatch):
     tables, data = tensors()
     whole = write_tensors(tmp_path / 'whole', tables, data, 4)
