@@ -8,7 +8,6 @@ import json
 import tarfile
 from pathlib import Path
 
-import datasets
 import pyarrow
 import pytest
 from hypothesis import given
@@ -295,47 +294,6 @@ def test_an_archive_that_breaks_off(tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConfigError, match=r"a.tar is no tar archive, or a damaged one: it ends after '001'"):
         captions(open_source(path))
-
-
-def test_a_dataset_in_a_folder(tmp_path):
-    rows = datasets.Dataset.from_dict({'id': [1, 2, 3], 'caption': ['a dog', '', 'a cat']})
-    rows.save_to_disk(tmp_path / 'one')
-    datasets.DatasetDict({'train': rows, 'test': rows.select([2])}).save_to_disk(tmp_path / 'splits')
-    source = open_source(tmp_path / 'one')
-    assert captions(source) == ['a dog', Bad('empty'), 'a cat']
-    assert source.fingerprint() == open_source(tmp_path / 'one', column='caption').fingerprint()
-    assert captions(open_source(tmp_path / 'splits', split='test')) == ['a cat']
-    with pytest.raises(ConfigError, match="has no split None: pass split, one of 'train', 'test'"):
-        open_source(tmp_path / 'splits')
-    with pytest.raises(ConfigError, match="has no column 'id' of strings: it has 'caption'"):
-        open_source(tmp_path / 'one', column='id')
-    with pytest.raises(ConfigError, match=r"split='train' was passed, but the dataset in .* has no splits"):
-        open_source(tmp_path / 'one', split='train')
-
-
-def test_a_dataset_of_the_hub_is_streamed(monkeypatch):
-    asked = {}
-
-    def load_dataset(name, config, **options):
-        asked.update(options, name=name, config=config)
-        return datasets.Dataset.from_dict({'caption': ['a dog', 'a cat']}).to_iterable_dataset()
-
-    monkeypatch.setattr(datasets, 'load_dataset', load_dataset)
-    source = open_source('org/pictures:small', split='test')
-    assert captions(source) == ['a dog', 'a cat']
-    assert asked == {'name': 'org/pictures', 'config': 'small', 'split': 'test', 'streaming': True}
-    assert source.fingerprint() == {
-        'kind': 'dataset',
-        'column': 'caption',
-        'name': 'org/pictures',
-        'config': 'small',
-        'split': 'test',
-    }
-
-
-def test_a_dataset_that_the_hub_does_not_give():
-    with pytest.raises(MissingDependencyError, match=r"'org/nothing' is no file or folder, and could not be read as a dataset"):
-        open_source('org/nothing')
 
 
 def test_a_fingerprint_is_that_of_the_content_wherever_it_lies(tmp_path):
