@@ -77,20 +77,29 @@ def load_model(path: str | Path, device: str = 'cpu') -> tuple[Any, ModelSetting
     return model.to(device).eval(), settings
 
 
-def load_weights(model: Any, weights: Mapping[str, Tensor], source: str | Path) -> None:
+def load_weights(model: Any, weights: Mapping[str, Tensor], source: str | Path, *, grow: bool = False) -> None:
     """Weights into a model.
+
+    Args:
+        model: what takes them.
+        weights: by name.
+        source: where they are from, for the error.
+        grow: let the model have layers that the weights lack, and leave those as they are.
 
     Raises:
         ConfigError: they belong to a model of another configuration.
     """
     own = model.state_dict()
-    odd = sorted(own.keys() ^ weights.keys()) + [n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape]
+    lacking = set() if grow else own.keys() - weights.keys()
+    odd = sorted((weights.keys() - own.keys()) | lacking)
+    odd += [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
     if odd:
         raise ConfigError(
             f'{str(source)!r} belongs to a model of another configuration: {len(odd)} of its {len(weights)} weights do not fit, '
             f'such as {odd[0]}'
         )
-    model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()})
+    known = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    model.load_state_dict({**own, **known})
 
 
 def pack_optimizers(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Tensor]:

@@ -141,7 +141,8 @@ def multiplies_bfloat16(device_type: str) -> bool:
     if device_type == 'cuda':
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities: Any = getattr(torch.cpu, 'get_capabilities', dict)  # newer than the oldest torch this library supports
-    return device_type == 'cpu' and bool(capabilities().get('amx_bf16', False))
+    has = capabilities() if device_type == 'cpu' else {}
+    return bool(has.get('amx_bf16', False) or has.get('avx512_bf16', False))
 
 
 def one_of(name: str, value: str, known: Sequence[str]) -> None:

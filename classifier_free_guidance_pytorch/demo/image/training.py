@@ -110,14 +110,14 @@ class Trainer:
         checkpoint.save_model(self.average, self.model_settings, folder / MODEL_FILE, about={'step': self.step})
 
     def start_from(self, path: Path) -> None:
-        """Begin with the weights of a trained model in place of fresh ones.
+        """Begin with the weights of a trained model in place of fresh ones; layers that it lacks stay fresh.
 
         Raises:
-            ConfigError: no model there, or one of another configuration.
+            ConfigError: no model there, or one that has what this one has not.
         """
         weights, _ = checkpoint.read(path)
         for model in (self.model, self._average.module):
-            checkpoint.load_weights(model, weights, path)
+            checkpoint.load_weights(model, weights, path, grow=True)
 
     def resume(self, folder: Path) -> None:
         """Go on where the run in a folder stopped.

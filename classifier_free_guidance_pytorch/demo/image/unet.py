@@ -8,6 +8,11 @@ Where the text enters depends on how it enters:
 The time embedding modulates every feature map in turn, so with 'film' text and time take the same way in. With 'attention' the
 mean of the tokens joins the time too: a scale per channel moves things to their place sooner than attention learns to. What is
 to be seen where is decided at the coarsest level; the finer ones draw it, and are spared attention at many more positions.
+
+    prediction = carry(time) * image + network(image, time, text)
+
+What is predicted is at most times nearly a multiple of the noisy image itself, which a learned gain per channel and time
+carries past the network (the skip scaling of Karras et al., 2022, arXiv 2206.00364, learned).
 """
 
 from __future__ import annotations
@@ -31,7 +36,7 @@ PLACE_FEATURES = 14
 SIZES: dict[str, dict[str, Any]] = {
     'tiny': {'widths': (32, 48), 'depths': (1, 1), 'dim_time': 64},
     'mini': {'widths': (64, 128), 'depths': (1, 3), 'dim_time': 128},
-    'small': {'widths': (64, 192), 'depths': (1, 4), 'dim_time': 192},
+    'small': {'widths': (64, 192), 'depths': (2, 4), 'dim_time': 192},
     'base': {'widths': (96, 192, 288), 'depths': (2, 2, 4), 'dim_time': 192},
 }
 
@@ -163,9 +168,11 @@ class UNet(nn.Module):
         )
         self.norm = nn.GroupNorm(8, widths[0])
         self.write = nn.Conv2d(widths[0], channels * patch**2, 3, padding=1)
-        for last in (self.place, self.write, self.embed_text):
+        self.carry = nn.Linear(dim_time, channels)
+        for last in (self.place, self.write, self.embed_text, self.carry):
             if last is not None:
                 nn.init.zeros_(last.weight)
+        nn.init.zeros_(self.carry.bias)
 
     @staticmethod
     def hidden_dims(widths: Sequence[int], depths: Sequence[int], dim_time: int, text_in_time: bool) -> tuple[int, ...]:
@@ -178,6 +185,7 @@ class UNet(nn.Module):
         """The prediction for noisy images `(b, c, h, w)` at times `(b,)`, 0 for data and 1 for noise; `h`, `w` divide by
         `patch` times 2 per coarser level."""
         time = self.embed_time(wave_features(times, self.dim_time).to(images.dtype))
+        carried = rearrange(self.carry(F.silu(time)), 'b c -> b c 1 1') * images
         if self.embed_text is not None and raw_text_cond is not None:
             time = time + self.embed_text(mean_token(raw_text_cond))
         texts = iter(cond_fns)
@@ -193,7 +201,7 @@ class UNet(nn.Module):
             x = torch.cat((grow(F.interpolate(x, scale_factor=2.0)), skips.pop()), dim=1)
             x = self._through(stages, x, time, texts)
         written: Tensor = self.write(F.silu(self.norm(x)))
-        return rearrange(written, 'b (c p q) h w -> b c (h p) (w q)', p=self.patch, q=self.patch)
+        return carried + rearrange(written, 'b (c p q) h w -> b c (h p) (w q)', p=self.patch, q=self.patch)
 
     def _through(self, stages: Any, x: Tensor, time: Tensor, texts: Iterator[CondFn], coarsest: bool = False) -> Tensor:
         for stage in stages:

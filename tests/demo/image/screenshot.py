@@ -1,7 +1,7 @@
 """Takes the picture of the page that the documentation shows.
 
-    python -m tests.demo.image.screenshot                     of the shipped model, to docs/pictures/page.png
-    python -m tests.demo.image.screenshot --model FILE --out page.png
+python -m tests.demo.image.screenshot                     of the shipped model, to docs/pictures/page.png
+python -m tests.demo.image.screenshot --model FILE --out page.png
 """
 
 from __future__ import annotations

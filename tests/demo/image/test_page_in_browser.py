@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from classifier_free_guidance_pytorch.demo.image.page import build_page, serve
-from tests.demo.image.browser import NoBrowser, tab
+from tests.demo.image.browser import NoBrowserError, tab
 from tests.demo.image.tiny_checkpoint import save_tiny
 
 PATIENCE = 60_000  # milliseconds
@@ -29,7 +29,7 @@ def opened(address):
     with ExitStack() as stack:
         try:
             page = stack.enter_context(tab())
-        except NoBrowser as reason:
+        except NoBrowserError as reason:
             pytest.skip(str(reason))
         page.set_default_timeout(PATIENCE)
         page.hosts = set()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from classifier_free_guidance_pytorch.demo.image import settings
-from classifier_free_guidance_pytorch.demo.image.settings import ModelSettings, TrainSettings, autocast
+from classifier_free_guidance_pytorch.demo.image.settings import ModelSettings, TrainSettings, autocast, multiplies_bfloat16
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 from .tiny import settings_dict
@@ -88,3 +88,13 @@ def test_the_precision_of_a_product(precision, has_it, expected, monkeypatch):
     for context in (autocast(torch.device('cpu'), precision), TrainSettings(precision=precision).autocast()):
         with context:
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == expected
+
+
+@pytest.mark.parametrize(
+    ('has', 'multiplies'),
+    [({}, False), ({'amx_bf16': True}, True), ({'avx512_bf16': True}, True), ({'avx512_bf16': False}, False)],
+)
+def test_processors_that_multiply_bfloat16_are_known_by_what_they_say(has, multiplies, monkeypatch):
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: has, raising=False)
+    assert multiplies_bfloat16('cpu') is multiplies
+    assert not multiplies_bfloat16('meta')

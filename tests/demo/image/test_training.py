@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -273,6 +274,25 @@ def test_training_can_begin_with_a_trained_model(tmp_path):
     assert one.step == 0
     with pytest.raises(ConfigError, match='belongs to a model of another configuration'):
         trainer({'condition': 'film'}).start_from(tmp_path / MODEL_FILE)
+
+
+def test_a_model_can_grow_out_of_one_with_fewer_layers(tmp_path):
+    smaller = learned(trainer(), range(2)).average.state_dict()
+    layer = {name: smaller.pop(name) for name in list(smaller) if name.startswith('carry.')}
+    checkpoint.write(tmp_path / MODEL_FILE, smaller, {})
+    one = trainer()
+    fresh = {name: one.model.state_dict()[name].clone() for name in layer}
+    one.start_from(tmp_path / MODEL_FILE)
+    begun = one.model.state_dict()
+    assert all(torch.equal(begun[name], weight) for name, weight in {**smaller, **fresh}.items())
+    with pytest.raises(ConfigError, match=r'of another configuration: 2 of its \d+ weights do not fit, such as carry\.bias'):
+        load_model(written(tmp_path, smaller))
+
+
+def written(folder, weights):
+    path = folder / 'lacking.safetensors'
+    checkpoint.write(path, weights, {'model': asdict(tiny_settings())})
+    return path
 
 
 def test_a_folder_without_a_run_cannot_go_on(tmp_path):
