@@ -185,7 +185,7 @@ class UNet(nn.Module):
         """The prediction for noisy images `(b, c, h, w)` at times `(b,)`, 0 for data and 1 for noise; `h`, `w` divide by
         `patch` times 2 per coarser level."""
         time = self.embed_time(wave_features(times, self.dim_time).to(images.dtype))
-        carried = rearrange(self.carry(F.silu(time)), 'b c -> b c 1 1') * images
+        carried: Tensor = rearrange(self.carry(F.silu(time)), 'b c -> b c 1 1') * images
         if self.embed_text is not None and raw_text_cond is not None:
             time = time + self.embed_text(mean_token(raw_text_cond))
         texts = iter(cond_fns)
