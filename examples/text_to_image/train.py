@@ -131,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     training.add_argument('--optimizer', choices=OPTIMIZERS, help='(default: muon)')
     training.add_argument('--learning-rate', type=float, metavar='LR', help="its peak (default: the optimizer's own)")
     training.add_argument('--warm-up', type=int, metavar='STEPS', help='until the peak (default: 100)')
-    training.add_argument('--time-mean', type=float, metavar='M', help='of the logit of training times (default: 1)')
+    training.add_argument('--time-mean', type=float, metavar='M', help='of the logit of training times (default: 0.5)')
     training.add_argument('--time-spread', type=float, metavar='S', help='their standard deviation (default: 1.4)')
     training.add_argument('--ema-decay', type=float, default=0.999, help='of the averaged weights (default: %(default)s)')
     training.add_argument('--clip', type=float, metavar='NORM', help='largest norm of a gradient (default: 1)')

@@ -98,7 +98,7 @@ class TrainSettings:
     optimizer: str = 'muon'
     learning_rate: float | None = None
     warm_up: int = 100
-    time_mean: float = 1.0
+    time_mean: float = 0.5
     time_spread: float = 1.4
     ema_decay: float = 0.998
     clip: float = 1.0
