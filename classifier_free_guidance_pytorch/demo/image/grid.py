@@ -13,6 +13,7 @@ from classifier_free_guidance_pytorch.demo.image.drawing import Drawing
 
 INK, FAINT, HOLDS, FAILS = '#26323f', '#8a96a3', '#2a9d5c', '#e4572e'
 TILE = 1.35  # inches
+MARKERS = 'osD^v<>PXp*h'  # more of them than the default cycle has colours
 
 
 def save_grid(path: Path | BinaryIO, drawing: Drawing) -> None:
@@ -68,12 +69,14 @@ def save_tradeoff(path: Path, scores: Sequence[Mapping[str, Any]]) -> None:
     figure = _figure(11.0, 5.0)
     measures = {'diversity': 'diversity (more is better)', 'fidelity': 'distance to real pictures (less is better)'}
     for axis, (measured, words) in zip(figure.subplots(1, 2), measures.items(), strict=True):
-        for rule in dict.fromkeys(one['rule'] for one in scores):
+        for number, rule in enumerate(dict.fromkeys(one['rule'] for one in scores)):
             own = sorted((one for one in scores if one['rule'] == rule), key=lambda one: one['scale'])
             x, y = [one[measured] for one in own], [100 * one['whole']['all']['share'] for one in own]
-            axis.plot(x, y, marker='o', label=rule, linewidth=2.0 if rule == 'cfg' else 0.7, markersize=4)
+            at = ', '.join(f'{one["scale"]:g}' for one in own) if len(own) < 3 else 'the scales in the plot'
+            axis.plot(x, y, MARKERS[number % len(MARKERS)], label=f'{rule} at {at}', linestyle='-', linewidth=1.5)
             for one, at_x, at_y in zip(own, x, y, strict=True):
-                axis.annotate(f'{one["scale"]:g}', (at_x, at_y), fontsize=7, xytext=(3, 3), textcoords='offset points')
+                if len(own) > 2:
+                    axis.annotate(f'{one["scale"]:g}', (at_x, at_y), fontsize=8, xytext=(4, 4), textcoords='offset points')
         axis.set(xlabel=words, ylabel='whole caption right, %')
         axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
