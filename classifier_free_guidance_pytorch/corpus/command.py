@@ -75,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     machines.add_argument(
         '--engine', choices=('local', 'ray'), default='local', help='local: this process, or torchrun (default)'
     )
-    machines.add_argument('--ray-address', metavar='ADDRESS', help='a running cluster (default: start one on this machine)')
+    machines.add_argument('--ray-address', metavar='ADDRESS', help='a running cluster (default: RAY_ADDRESS, or start one here)')
     machines.add_argument('--workers', type=int, metavar='N', help='processes of Ray (default: one per GPU)')
     parser.add_argument('--quiet', action='store_true', help='no progress bar, no messages but errors')
     return parser

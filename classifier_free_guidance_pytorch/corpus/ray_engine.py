@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +34,7 @@ def encode_with_ray(job: Job, address: str | None, workers: int | None, quiet: b
 
     Args:
         job: what is to be encoded.
-        address: that of a running cluster; None starts one on this machine, and ends it.
+        address: that of a running cluster; None takes the one `RAY_ADDRESS` names, or starts one here, and ends it.
         workers: actors; None for one per GPU, or one per four processors without.
         quiet: no progress bar.
 
@@ -48,10 +49,11 @@ def encode_with_ray(job: Job, address: str | None, workers: int | None, quiet: b
         return
     started = not ray.is_initialized()
     if started:
+        # unlike None, 'local' does not join whatever cluster last ran on this machine, which may long be gone
+        address = address or os.environ.get('RAY_ADDRESS') or 'local'
+        dashboard = False if address == 'local' else None
         try:
-            ray.init(
-                address=address, log_to_driver=False, logging_level='ERROR', include_dashboard=False if address is None else None
-            )
+            ray.init(address=address, log_to_driver=False, logging_level='ERROR', include_dashboard=dashboard)
         except (ConnectionError, ValueError) as error:
             raise ConfigError(f'no Ray cluster answers at ray_address={address!r} ({error})') from error
     try:

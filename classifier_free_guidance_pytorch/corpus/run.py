@@ -54,7 +54,7 @@ def embed_corpus(
         keep_empty: encode captions without a visible character too; else they are skipped and counted.
         shard_rows: different captions in a shard, the unit that is written, and lost, as a whole.
         engine: `'local'`, this process (and its ranks), or `'ray'`.
-        ray_address: the address of a Ray cluster that runs; None starts one on this machine.
+        ray_address: the address of a Ray cluster that runs; None takes `RAY_ADDRESS`, or starts one here.
         workers: processes of Ray; None for one per GPU, or one per four processors without.
         quiet: no progress bar and no messages.
 

@@ -166,9 +166,16 @@ def test_two_processes_at_once_write_what_one_writes(captions, tmp_path):
 
 @pytest.fixture
 def ray_on_a_busy_machine(monkeypatch):
-    """Ray gives its own processes half a minute to start, which is little where other tests run beside it."""
+    """Ray gives its own processes half a minute to start, which is little where other tests run beside it.
+
+    Its actors compute on one thread, and so does what they are compared with: sums depend on it in their last bit.
+    """
     monkeypatch.setenv('RAY_raylet_start_wait_time_s', '280')
     monkeypatch.setenv('RAY_USAGE_STATS_ENABLED', '0')
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.timeout(900)  # Ray starts half a dozen processes, which a busy machine takes its time for
@@ -177,7 +184,7 @@ def test_a_local_cluster_of_ray_writes_what_one_process_writes(captions, tmp_pat
     import ray
 
     assert embed(captions, tmp_path / 'one', '--quiet') == 0
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level='ERROR')
+    ray.init('local', num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level='ERROR')
     try:
         assert embed(captions, tmp_path / 'ray', '--quiet', '--engine', 'ray') == 0
         (block,) = code_of('python ray')
@@ -204,6 +211,25 @@ def test_a_cluster_that_is_not_there(captions, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ray, 'init', refuse)
     assert embed(captions, tmp_path / 'store', '--quiet', '--engine', 'ray', '--ray-address', '10.0.0.1:6379') == 2
     assert "no Ray cluster answers at ray_address='10.0.0.1:6379' (Could not find" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('variable', 'expected'), [(None, 'local'), ('10.0.0.1:6379', '10.0.0.1:6379')])
+def test_without_an_address_the_variable_or_a_cluster_of_its_own(captions, tmp_path, monkeypatch, variable, expected):
+    """Ray itself would join what last ran on this machine, and fail where that is gone."""
+    import ray
+
+    asked = []
+
+    def refuse(address, **options):
+        asked.append(address)
+        raise ConnectionError('stopped here')
+
+    monkeypatch.setattr(ray, 'init', refuse)
+    monkeypatch.delenv('RAY_ADDRESS', raising=False)
+    if variable:
+        monkeypatch.setenv('RAY_ADDRESS', variable)
+    assert embed(captions, tmp_path / 'store', '--quiet', '--engine', 'ray') == 2
+    assert asked == [expected]
 
 
 def test_ray_that_is_not_installed(captions, tmp_path, capsys, monkeypatch):
