@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable
+from copy import copy
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ class OpenClipAdapter(TextEncoder):
     """The text tower of an open_clip model: CLIP, CoCa, SigLIP and others.
 
     Tokens are the last hidden state after the final norm; pooled is the projected and l2-normalised text embedding, whose
-    width may differ from that of the tokens. Start, text and end tokens are real. The network reads every text at its full
-    context length, as in training; the result is cut to the longest text of the batch.
+    width may differ from that of the tokens. Start, text and end tokens are real. CLIP's own towers look back only, so they read
+    no further than the longest text of the batch, which changes nothing but the time; others read every text at the full context
+    length, as in training, and the result is cut to the longest.
 
     OpenAI's and some other weights were trained with QuickGELU. Which ones, open_clip knows by their tag.
 
@@ -138,11 +140,14 @@ class OpenClipAdapter(TextEncoder):
         return network
 
     def _forward(self, network: Any, ids: Tensor, mask: Tensor) -> TextEncoding:
+        if _looks_back_only(network):
+            length = _longest(mask)
+            network, ids, mask = _for_length(network, length), ids[:, :length], mask[:, :length]
         pooled, tokens = network(ids)
         # Some towers give their tokens without the one they pool, the first (CLS) or, in open_clip 2, the last.
         first = 0 if getattr(network, 'pool_type', None) == 'last' else mask.shape[1] - tokens.shape[1]
         mask = mask[:, first : first + tokens.shape[1]]
-        longest = int((mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).max())
+        longest = _longest(mask)
         return TextEncoding(tokens[:, :longest], mask[:, :longest], F.normalize(pooled, dim=-1))
 
     def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
@@ -181,6 +186,24 @@ class OpenClipAdapter(TextEncoder):
     def _pad_id(self) -> int:
         inner = getattr(self.tokenizer, 'tokenizer', None)
         return 0 if inner is None or inner.pad_token_id is None else int(inner.pad_token_id)
+
+
+def _looks_back_only(network: Any) -> bool:
+    """Whether nothing that stands behind a text's end token has a part in its features: the tower is causal, and pools there."""
+    causal = getattr(network, 'attn_mask', None) is not None and getattr(network, 'cls_emb', None) is None
+    return causal and getattr(network, 'pool_type', None) in ('argmax', 'eos')
+
+
+def _for_length(network: Any, length: int) -> Any:
+    """The same tower, with the causal mask of shorter texts; a shallow copy, since other threads may be running the tower."""
+    shorter = copy(network)
+    shorter._buffers = {**network._buffers, 'attn_mask': network.attn_mask[:length, :length]}
+    return shorter
+
+
+def _longest(mask: Tensor) -> int:
+    """The number of positions up to the last real token of a batch."""
+    return int((mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).max())
 
 
 def import_open_clip() -> Any:

@@ -41,6 +41,21 @@ def test_tokens_and_pooled_are_open_clips_own(tiny_clip):
     torch.testing.assert_close(encoding.pooled.norm(dim=-1), torch.ones(len(TEXTS)))
 
 
+def test_a_causal_tower_reads_no_further_than_the_longest_text():
+    """And its mask is whole again for the next batch, as it is for anyone else who runs the tower."""
+    encoder = build_encoder('clip')
+    whole = encoder.model.attn_mask.clone()
+    read = []
+    handle = encoder.model.token_embedding.register_forward_hook(lambda module, args, output: read.append(output.shape[1]))
+    short = encoder.encode(TEXTS[:1])
+    both = encoder.encode(TEXTS)
+    handle.remove()
+    assert read == [short.mask.shape[1], both.mask.shape[1]]
+    assert read[0] < read[1] < encoder.max_text_len
+    assert torch.equal(encoder.model.attn_mask, whole)
+    torch.testing.assert_close(both.pooled[:1], short.pooled)
+
+
 def test_the_default_is_vit_b_32_with_weights_of_its_own_activation():
     encoder = build_encoder('clip')
     assert (encoder.name, encoder.pretrained, encoder.quick_gelu) == ('ViT-B-32', 'laion2b_s34b_b79k', False)
