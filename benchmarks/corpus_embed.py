@@ -58,7 +58,7 @@ def t5(settings: Settings, folder: Path, count: int) -> list[Figure]:
 
 
 def clip(settings: Settings, folder: Path, count: int) -> list[Figure]:
-    """An encoder that reads every text at its full length: there is no padding to save."""
+    """A causal tower: it reads as far as the longest text of a batch."""
     encoder = OpenClipAdapter(f'local-dir:{save_clip(folder / "clip", settings.tiny)}')
     return [against_a_loop('CLIP ViT-B-32', encoder, count, settings, folder)]
 

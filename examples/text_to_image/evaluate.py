@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     folder = writable(args.out)
     model, settings = load_model(args.model, args.device)
     counts = {kind: max(1, round(count * args.share)) for kind, count in PROMPTS.items() if kind in args.kinds}
-    prompts = held_out_prompts(settings.image_size, counts)
+    prompts = held_out_prompts(settings.image_size, counts, zoom=settings.zoom)
 
     setup = {'model': str(args.model), 'steps': args.steps, 'prompts': counts}
     done = read_scores(folder / 'scores.json', setup)

@@ -62,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> Trainer:
         seed=args.seed,
         kinds=args.kinds,
         told=args.told,
+        zoom=args.zoom,
     )
 
     # What the model is, how it is trained, and the two together. A checkpoint in the folder is never overwritten unasked.
@@ -111,6 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument(
         '--told', type=float, metavar='P', help='how often a drawn caption tells a place, a background (default: 0.4)'
     )
+    data.add_argument('--zoom', type=float, metavar='X', help='drawn shapes so many times larger, one in a picture (default: 1)')
     data.add_argument('--workers', type=int, default=0, help='processes that load data (default: %(default)s)')
 
     model = parser.add_argument_group('model')

@@ -47,6 +47,7 @@ def open_data(
     seed: int = 0,
     kinds: Sequence[str] | None = None,
     told: float | None = None,
+    zoom: float | None = None,
 ) -> Dataset[Any]:
     """A dataset of captioned images, checked before anything is trained on it; `collate` makes batches of its items.
 
@@ -67,6 +68,7 @@ def open_data(
         seed: of the drawn world: another seed is another set. Stored images are what they are.
         kinds: the kinds of scene of the drawn world, all by default.
         told: how often a caption of the drawn world tells a place, and a background; see `ShapesDataset`.
+        zoom: how many times larger than usual its shapes are; likewise.
 
     Returns:
         A dataset with a length, whose items have an `image` `(channels, size, size)` and a `caption`.
@@ -85,9 +87,9 @@ def open_data(
         raise ConfigError(f'size counts pixels from 1, and channels are 1 (grey) or 3 (colour), but got {size} and {channels}')
     columns = {'caption_column': caption_column, 'image_column': image_column}
     if source == SHAPES:
-        scenes = {'kinds': tuple(kinds or KINDS), 'told': 0.4 if told is None else told}
+        scenes = {'kinds': tuple(kinds or KINDS), 'told': 0.4 if told is None else told, 'zoom': 1.0 if zoom is None else zoom}
         return _open_shapes(columns, channels, split=split, size=size, seed=seed, **scenes)
-    for name, given in (('kinds', kinds), ('told', told)):
+    for name, given in (('kinds', kinds), ('told', told), ('zoom', zoom)):
         if given is not None:
             raise ConfigError(f'{name} is about the scenes of {SHAPES!r}, but the images are those of {source!r}: leave it out')
     if find_spec('PIL') is None:

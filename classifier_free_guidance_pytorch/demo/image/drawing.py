@@ -101,7 +101,7 @@ def draw(model: Any, settings: ModelSettings, request: Request, *, progress: boo
         sample_guided(model, settings, [request.prompt] * len(request.seeds), request, scale, progress=progress)
         for scale in request.scales
     ]
-    return Drawing(request, torch.stack(columns), _read(request.prompt, columns))
+    return Drawing(request, torch.stack(columns), _read(request.prompt, columns, settings.zoom))
 
 
 def sample_guided(
@@ -128,10 +128,10 @@ def sample_guided(
     return torch.cat(batches)
 
 
-def _read(prompt: str, columns: Sequence[Tensor]) -> list[list[Verdict]] | None:
+def _read(prompt: str, columns: Sequence[Tensor], zoom: float) -> list[list[Verdict]] | None:
     """What holds of a prompt, if it is of the drawn world."""
     try:
         parse(prompt)
     except CFGError:
         return None
-    return [list(check_all(images, [prompt] * len(images))) for images in columns]
+    return [list(check_all(images, [prompt] * len(images), zoom)) for images in columns]

@@ -91,13 +91,21 @@ class Scores:
         }
 
 
-def held_out_prompts(size: int, counts: Mapping[str, int] = PROMPTS, seed: int = 1) -> Prompts:
-    """Captions that name pairs of colour and shape never seen in training, of each kind as many as `counts` says."""
+def held_out_prompts(size: int, counts: Mapping[str, int] = PROMPTS, seed: int = 1, **scenes: float) -> Prompts:
+    """Captions that name pairs of colour and shape never seen in training, of each kind as many as `counts` says.
+
+    Args:
+        size: of the pictures, in pixels.
+        counts: how many of each kind.
+        seed: another is another set.
+        scenes: `told` and `zoom` of `ShapesDataset`.
+    """
     captions: list[str] = []
     kinds: list[str] = []
     pictures = []
     for kind, count in counts.items():
-        for item in ShapesDataset('held_out', size=size, length=count, seed=seed, kinds=(kind,)).__getitems__(range(count)):
+        drawn = ShapesDataset('held_out', size=size, length=count, seed=seed, kinds=(kind,), **scenes)
+        for item in drawn.__getitems__(range(count)):
             captions.append(item.caption)
             kinds.append(kind)
             pictures.append(item.image)
@@ -120,7 +128,7 @@ def measure(
     count = len(prompts.captions)
     first = replace(request, seeds=range(1000, 1000 + count))
     images = sample_guided(model, settings, prompts.captions, first, scale, progress=progress)
-    verdicts = check_all(images, prompts.captions)
+    verdicts = check_all(images, prompts.captions, settings.zoom)
     chosen = prompts.captions[:: max(1, count // DIVERSE_PROMPTS)][:DIVERSE_PROMPTS]
     again = replace(request, seeds=range(len(chosen) * DIVERSE_SEEDS))
     alike = sample_guided(model, settings, [c for c in chosen for _ in range(DIVERSE_SEEDS)], again, scale, progress=progress)

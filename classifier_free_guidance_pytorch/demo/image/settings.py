@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from classifier_free_guidance_pytorch.demo.folders import check_device
+from classifier_free_guidance_pytorch.demo.shapes.layout import check_zoom
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 CONDITIONS = ('film', 'attention', 'concat')
@@ -36,6 +37,7 @@ class ModelSettings:
         model_names: a name or local path per encoder; None for the defaults.
         null: what stands for no text: 'learned' or 'zeros'.
         prediction: 'flow' (velocity, arXiv 2210.02747), 'v' (arXiv 2202.00512) or 'epsilon' (arXiv 2006.11239).
+        zoom: how many times larger than usual the drawn world's bodies are in its pictures, by which their sizes are read.
 
     Raises:
         ConfigError: a value that cannot work, by name.
@@ -49,6 +51,7 @@ class ModelSettings:
     model_names: Sequence[str | None] | None = None
     null: str = 'learned'
     prediction: str = 'flow'
+    zoom: float = 1.0
 
     def __post_init__(self) -> None:
         one_of('network', self.network, NETWORKS)
@@ -56,6 +59,7 @@ class ModelSettings:
         one_of('condition', self.condition, CONDITIONS)
         one_of('null', self.null, NULLS)
         one_of('prediction', self.prediction, PREDICTIONS)
+        check_zoom(self.zoom)
         if self.image_size < 16 or self.image_size % 8:
             raise ConfigError(f'image_size is a multiple of 8 from 16 on, but got {self.image_size}')
         if self.network == 'transformer' and self.image_size % 16:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ...errors import ShapeError
 from .captions import Scene
 from .judge import Verdict, judge
-from .layout import BACKDROPS, PALETTE, RADII, RGB, ROTATION, Body, Layout
+from .layout import BACKDROPS, PALETTE, RADII, RGB, ROTATION, Body, Layout, check_zoom
 from .outlines import OUTLINES, coverage, moments
 from .parse import parse
 
@@ -152,7 +152,7 @@ def _fit(alpha: Array, pixels: int) -> tuple[str | None, Pose]:
     return name if likeness >= FIT else None, pose
 
 
-def _body(picture: Array, background: Array, region: NDArray[np.bool_], others: NDArray[np.bool_]) -> Body:
+def _body(picture: Array, background: Array, region: NDArray[np.bool_], others: NDArray[np.bool_], zoom: float) -> Body:
     """Reads one body from its region."""
     away = _length(picture - background)
     strength = away[region]
@@ -162,17 +162,18 @@ def _body(picture: Array, background: Array, region: NDArray[np.bool_], others: 
     alpha = np.clip((picture - background) @ towards / (towards @ towards), 0, 1)
     alpha[~_grown(region) | others] = 0
     shape, (x, y, radius, angle) = _fit(alpha, picture.shape[0])
-    size = tuple(RADII)[sum(radius > limit for limit in SIZE_LIMITS)]
+    size = tuple(RADII)[sum(radius > zoom * limit for limit in SIZE_LIMITS)]
     spotted = float(np.mean(_length(picture[core] - rgb) > NEAR_ENOUGH)) > 0.25
     colour = None if spotted else _colour_name(rgb, background)
     return Body(shape, colour, size, x, y, radius, angle, _rgb(rgb))
 
 
-def read(image: Tensor) -> Layout | str:
+def read(image: Tensor, zoom: float = 1.0) -> Layout | str:
     """Reads one picture.
 
     Args:
         image: `(3, s, s)` from 0 to 1; values outside are clipped.
+        zoom: how many times larger than usual bodies are drawn, see `arrange`.
 
     Returns:
         What is in it, with None for any shape, colour or background that has no name here; or, where the picture as a whole
@@ -180,6 +181,7 @@ def read(image: Tensor) -> Layout | str:
 
     Raises:
         ShapeError: not one square picture of three channels.
+        ConfigError: a zoom that no picture has.
 
     Example:
         >>> import torch
@@ -188,6 +190,7 @@ def read(image: Tensor) -> Layout | str:
         >>> read(torch.zeros(3, 32, 32))
         'nothing stands out from the background'
     """
+    check_zoom(zoom)
     if image.ndim != 3 or image.shape[0] != 3 or image.shape[1] != image.shape[2]:
         raise ShapeError(f'expected one square picture (3, s, s), got {tuple(image.shape)}. For a batch use check_all.')
     if not torch.isfinite(image).all():
@@ -208,18 +211,19 @@ def read(image: Tensor) -> Layout | str:
     if len(bodies) > 6:
         return f'{len(bodies)} regions stand out, too many to be bodies'
     everything = np.logical_or.reduce(bodies)
-    read_bodies = tuple(_body(picture, background, region, everything & ~region) for region in bodies)
+    read_bodies = tuple(_body(picture, background, region, everything & ~region, zoom) for region in bodies)
     if all(body.shape is None for body in read_bodies):
         return 'no region has the outline of a known shape'
     return Layout(read_bodies, _background_name(background), _rgb(background))
 
 
-def check(image: Tensor, caption: str | Scene) -> Verdict:
+def check(image: Tensor, caption: str | Scene, zoom: float = 1.0) -> Verdict:
     """Says which parts of a caption hold of a picture.
 
     Args:
         image: `(3, s, s)` from 0 to 1.
         caption: a caption of this world, or its meaning.
+        zoom: how many times larger than usual bodies are drawn, see `arrange`.
 
     Returns:
         The verdict; of an unreadable picture every part is False and `problem` says why.
@@ -237,13 +241,13 @@ def check(image: Tensor, caption: str | Scene) -> Verdict:
         {'count': True, 'shape': True, 'colour': False, 'background': True}
     """
     scene = parse(caption) if isinstance(caption, str) else caption
-    layout = read(image)
+    layout = read(image, zoom)
     if isinstance(layout, Layout):
         return judge(scene, layout)
     nothing = judge(scene, Layout((), None, (0.0, 0.0, 0.0))).parts
     return Verdict(**dict.fromkeys(nothing, False), problem=layout)
 
 
-def check_all(images: Iterable[Tensor], captions: Iterable[str | Scene]) -> list[Verdict]:
+def check_all(images: Iterable[Tensor], captions: Iterable[str | Scene], zoom: float = 1.0) -> list[Verdict]:
     """`check` for each picture of a batch `(b, 3, s, s)` with its caption."""
-    return [check(image, caption) for image, caption in zip(images, captions, strict=True)]
+    return [check(image, caption, zoom) for image, caption in zip(images, captions, strict=True)]

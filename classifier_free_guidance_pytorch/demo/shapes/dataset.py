@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from ...errors import ConfigError
 from .captions import Scene, Thing, phrase
-from .layout import HELD_OUT, Layout, arrange
+from .layout import HELD_OUT, Layout, arrange, check_zoom
 from .render import render
 from .words import BACKGROUNDS, COLOURS, PLACES, RELATIONS, SHAPES, SIZES
 
@@ -102,9 +102,11 @@ class ShapesDataset(Dataset[Sample]):
         seed: another seed is another set.
         kinds: the kinds of scene: 'single', 'count', 'relation', 'list'; one that is named twice is drawn twice as often.
         told: how often a caption tells the place of its only thing, and how often its background.
+        zoom: how many times larger than usual the bodies are, from 1 to 1.5; above 1 every scene is 'single'.
 
     Raises:
-        ConfigError: an unknown split or kind, a share outside [0, 1], a length below 1, fewer than 16 pixels.
+        ConfigError: an unknown split or kind, a share outside [0, 1], a length below 1, fewer than 16 pixels, a zoom that does
+            not fit.
 
     Example:
         >>> ShapesDataset(length=8)[3].image.shape
@@ -120,6 +122,7 @@ class ShapesDataset(Dataset[Sample]):
         seed: int = 0,
         kinds: Sequence[str] = tuple(KINDS),
         told: float = 0.4,
+        zoom: float = 1.0,
     ) -> None:
         if split not in SPLITS:
             raise ConfigError(f'split is {split!r}, but must be one of {", ".join(SPLITS)}.')
@@ -130,9 +133,12 @@ class ShapesDataset(Dataset[Sample]):
             raise ConfigError(f'told is a share between 0 and 1, but got {told}.')
         if length < 1:
             raise ConfigError(f'length is {length}, but a dataset needs at least one item.')
+        check_zoom(zoom)
+        if zoom > 1 and set(kinds) != {'single'}:
+            raise ConfigError(f"zoom is {zoom}, which leaves room for one body: pass kinds=('single',), not {list(kinds)!r}.")
         render([], size)  # refuses a size that cannot be drawn before any work is done
         self.split, self.size, self.length, self.seed = split, size, length, seed
-        self.kinds, self.told = tuple(kinds), told
+        self.kinds, self.told, self.zoom = tuple(kinds), told, zoom
 
     def __len__(self) -> int:
         """Number of items."""
@@ -141,7 +147,7 @@ class ShapesDataset(Dataset[Sample]):
     def _plan(self, index: int) -> tuple[Scene, str, Layout]:
         rng = Random(f'{self.split}/{self.seed}/{index}')
         scene = draw_scene(rng, self.split, self.kinds, self.told)
-        return scene, phrase(scene, rng), arrange(scene, rng, trained_only=self.split == 'train')
+        return scene, phrase(scene, rng), arrange(scene, rng, trained_only=self.split == 'train', zoom=self.zoom)
 
     def __getitem__(self, index: int) -> Sample:
         """Item `index`; IndexError beyond the end, so that plain iteration stops."""

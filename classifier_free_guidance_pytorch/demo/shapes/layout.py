@@ -37,6 +37,7 @@ BACKDROPS: dict[str, RGB] = {
 }
 # Radii in widths of the picture; the gaps between the ranges are what makes a size readable.
 RADII: dict[str, tuple[float, float]] = {'small': (0.100, 0.112), 'medium': (0.142, 0.156), 'large': (0.184, 0.200)}
+MAX_ZOOM = 1.5  # the largest body, so much larger, still fits on either side of the picture
 ROTATION = math.radians(15)
 MARGIN = 0.02
 GAP = 0.06
@@ -160,26 +161,40 @@ def _centres(scene: Scene, reaches: list[float], rng: Random) -> list[tuple[floa
     return centres[::-1] if swapped else centres
 
 
-def arrange(scene: Scene, rng: Random, *, trained_only: bool = False) -> Layout:
+def check_zoom(zoom: float) -> None:
+    """Refuse what does not fit a picture.
+
+    Raises:
+        ConfigError: a zoom outside [1, MAX_ZOOM].
+    """
+    if not 1.0 <= zoom <= MAX_ZOOM:
+        raise ConfigError(f'zoom is between 1 and {MAX_ZOOM}, at which the largest body still fits its side, but got {zoom}')
+
+
+def arrange(scene: Scene, rng: Random, *, trained_only: bool = False, zoom: float = 1.0) -> Layout:
     """Makes a scene definite.
 
     Args:
         scene: the meaning; what it leaves open is drawn from `rng`.
         rng: the source of all variety.
         trained_only: draw no held-out pair of colour and shape where the caption leaves one of them open.
+        zoom: how many times larger than usual the body is, from 1 to `MAX_ZOOM`; for a scene of one.
 
     Returns:
         A blueprint of which everything the scene says is true.
 
     Raises:
-        ConfigError: three large bodies, which do not fit one picture.
+        ConfigError: three large bodies, or two so much larger, which do not fit one picture.
 
     Example:
         >>> from .captions import Thing
         >>> [body.shape for body in arrange(Scene((Thing('star', 'red', count=2),)), Random(0)).bodies]
         ['star', 'star']
     """
+    check_zoom(zoom)
     things = scene.single_things
+    if zoom > 1 and len(things) > 1:
+        raise ConfigError(f'zoom is {zoom}, but {len(things)} bodies fit a picture only at zoom 1')
     if sum(thing.size == 'large' for thing in things) == 3:
         raise ConfigError(
             'three large bodies do not fit one picture. Make at least one of them small or medium, or leave it open.'
@@ -192,7 +207,7 @@ def arrange(scene: Scene, rng: Random, *, trained_only: bool = False) -> Layout:
         )
         colour = thing.colour or rng.choice(_TRAINED[shape] if trained_only else tuple(COLOURS))
         size = thing.size or rng.choice(sizes)
-        bodies.append((shape, colour, size, rng.uniform(*RADII[size])))
+        bodies.append((shape, colour, size, zoom * rng.uniform(*RADII[size])))
     centres = _centres(scene, [REACH * radius for *_, radius in bodies], rng)
     background = scene.background or rng.choice(tuple(BACKGROUNDS))
     return Layout(

@@ -31,6 +31,7 @@ def test_one_encoder_needs_no_list():
         ({'condition': 'raw'}, "condition is one of film, attention, concat, but got 'raw'"),
         ({'null': 'empty'}, "null is one of learned, zeros, but got 'empty'"),
         ({'prediction': 'x0'}, "prediction is one of flow, v, epsilon, but got 'x0'"),
+        ({'zoom': 2.0}, 'zoom is between 1 and 1.5, at which the largest body still fits its side, but got 2.0'),
         ({'image_size': 8}, 'image_size is a multiple of 8 from 16 on, but got 8'),
         ({'image_size': 36}, 'image_size is a multiple of 8 from 16 on, but got 36'),
         (

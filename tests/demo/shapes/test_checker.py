@@ -33,6 +33,15 @@ def test_the_renderers_own_pictures_score_99_percent(split, size, count):
     assert all(verdict.readable for verdict in verdicts)
 
 
+def test_closer_up_the_smallest_pictures_are_read_too():
+    """Pictures of 16 pixels, by their own zoom; by another, sizes are not what they seem."""
+    drawn = ShapesDataset(size=16, kinds=('single',), zoom=1.5, told=1.0).__getitems__(range(300))
+    pictures, captions = [item.image for item in drawn], [item.caption for item in drawn]
+    assert sum(verdict.holds for verdict in check_all(pictures, captions, 1.5)) >= 0.99 * 300
+    far = [verdict.size for verdict in check_all(pictures, captions) if verdict.size is not None]
+    assert sum(far) < 0.5 * len(far)
+
+
 def test_blurred_and_noisy_pictures_are_still_read():
     samples = ShapesDataset(seed=12).__getitems__(range(200))
     noise = torch.randn(200, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -134,6 +143,8 @@ def test_a_missing_body_fails_count_and_its_own_parts():
 
 
 def test_wrong_pictures_and_captions_are_refused():
+    with pytest.raises(ConfigError, match=r'zoom is between 1 and 1\.5'):
+        read(DOTS, 2.0)
     with pytest.raises(ShapeError, match=r'expected one square picture \(3, s, s\), got \(2, 3, 32, 32\)'):
         read(torch.zeros(2, 3, 32, 32))
     with pytest.raises(ConfigError, match='names no shape'):

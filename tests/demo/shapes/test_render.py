@@ -11,8 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from classifier_free_guidance_pytorch.demo.shapes import Scene, ShapesDataset, Thing, arrange, collate, judge, render
-from classifier_free_guidance_pytorch.demo.shapes.layout import PALETTE, REACH, ROTATION
+from classifier_free_guidance_pytorch.demo.shapes.judge import lies
+from classifier_free_guidance_pytorch.demo.shapes.layout import MARGIN, PALETTE, REACH, ROTATION
 from classifier_free_guidance_pytorch.demo.shapes.outlines import OUTLINES, coverage
+from classifier_free_guidance_pytorch.demo.shapes.words import PLACES
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 
@@ -101,6 +103,16 @@ def test_a_pixel_inside_has_the_shade_and_one_outside_the_backdrop():
     assert torch.allclose(image[:, 0, 0], torch.tensor(layout.rgb), atol=1e-6)
 
 
+def test_the_largest_body_fits_every_place_closer_up():
+    for place in PLACES:
+        for seed in range(20):
+            (body,) = arrange(Scene((Thing('star', 'red', 'large'),), place=place), Random(seed), zoom=1.5).bodies
+            reach = REACH * body.radius
+            assert min(body.x, body.y) - reach >= MARGIN
+            assert max(body.x, body.y) + reach <= 1 - MARGIN
+            assert lies(place, body)
+
+
 @pytest.mark.parametrize(
     ('build', 'sentence'),
     [
@@ -109,6 +121,9 @@ def test_a_pixel_inside_has_the_shade_and_one_outside_the_backdrop():
         (lambda: ShapesDataset(kinds=()), 'must name at least one of single'),
         (lambda: ShapesDataset(length=0), 'length is 0'),
         (lambda: ShapesDataset(size=8), 'size is 8, but small shapes need pictures of at least 16 pixels'),
+        (lambda: ShapesDataset(kinds=('single',), zoom=0.5), r'zoom is between 1 and 1\.5'),
+        (lambda: ShapesDataset(zoom=1.2), r"zoom is 1\.2, which leaves room for one body: pass kinds=\('single',\)"),
+        (lambda: arrange(Scene((Thing('star', count=2),)), Random(0), zoom=1.5), 'but 2 bodies fit a picture only at zoom 1'),
         (
             lambda: arrange(Scene((Thing('circle', size='large', count=3),)), Random(0)),
             'three large bodies do not fit one picture',
