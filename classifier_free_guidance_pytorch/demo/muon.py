@@ -12,11 +12,11 @@ from torch import Tensor, nn
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
-def orthogonalized(update: Tensor, steps: int = 5, dtype: torch.dtype | None = None) -> Tensor:
+def orthogonalized(update: Tensor, steps: int = 5) -> Tensor:
     """Nearly the orthogonal matrix closest to `update` `(m, n)`: every singular value is brought near 1 (0.7 to 1.2).
 
-    Iterates `X <- aX + b(XX')X + c(XX')^2 X` from `X = update / |update|`, in `dtype` where one is given: the result is rough
-    by design, so bfloat16 serves as well.
+    Iterates `X <- aX + b(XX')X + c(XX')^2 X = QX` from `X = update / |update|`, with `Q = a + bG + cG^2` and `G = XX'`. `G` is
+    small where X is wide, as convolutions are, and follows by itself, `G <- QGQ`: X is needed before the iteration and after it.
 
     Example:
         >>> import torch
@@ -26,12 +26,16 @@ def orthogonalized(update: Tensor, steps: int = 5, dtype: torch.dtype | None = N
     """
     tall = update.shape[0] > update.shape[1]
     x = update.T if tall else update  # the smaller side first: its Gram matrix is the smaller one
-    x = (x / (x.norm() + 1e-7)).to(dtype or x.dtype)
+    x = x / (x.norm() + 1e-7)
+    gram = x @ x.T
+    product = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(steps):
-        gram = x @ x.T
-        x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    result: Tensor = (x.T if tall else x).to(update.dtype)
-    return result
+        factor = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
+        factor.diagonal().add_(_A)
+        product = factor @ product
+        gram = factor @ gram @ factor
+    orthogonal: Tensor = product @ x
+    return orthogonal.T if tall else orthogonal
 
 
 class Muon(torch.optim.Optimizer):
@@ -45,7 +49,6 @@ class Muon(torch.optim.Optimizer):
         lr: the change of a matrix in one step, in singular values.
         momentum: `m`, of the past.
         weight_decay: per step, times the learning rate.
-        dtype: of the iteration that makes an update orthogonal; that of the parameters by default.
 
     Reference:
         K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024, https://kellerjordan.github.io/posts/muon/
@@ -57,10 +60,8 @@ class Muon(torch.optim.Optimizer):
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
-        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(params, {'lr': lr, 'momentum': momentum, 'weight_decay': weight_decay})
-        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
@@ -74,7 +75,7 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state['momentum'] = torch.zeros_like(parameter)
                 average = state['momentum'].lerp_(parameter.grad, 1 - group['momentum'])
-                update = orthogonalized(parameter.grad.lerp(average, group['momentum']).flatten(1), dtype=self.dtype)
+                update = orthogonalized(parameter.grad.lerp(average, group['momentum']).flatten(1))
                 scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
                 parameter.mul_(1 - group['lr'] * group['weight_decay'])
                 parameter.add_(update.reshape(parameter.shape), alpha=-group['lr'] * scale)
@@ -85,7 +86,6 @@ def muon_and_adam(
     lr: float = 0.02,
     adam_lr: float = 3e-3,
     weight_decay: float = 0.02,
-    dtype: torch.dtype | None = None,
 ) -> list[torch.optim.Optimizer]:
     """Muon for the matrices and convolutions of the modules, AdamW without decay for everything else, embeddings included.
 
@@ -97,7 +97,7 @@ def muon_and_adam(
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     matrices = [p for p in parameters if p.ndim > 1 and id(p) not in embeddings]
     others = [p for p in parameters if p.ndim <= 1 or id(p) in embeddings]
-    muon = Muon(matrices, lr=lr, weight_decay=weight_decay, dtype=dtype)
+    muon = Muon(matrices, lr=lr, weight_decay=weight_decay)
     adam = torch.optim.AdamW(others, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
     for group in (*muon.param_groups, *adam.param_groups):
         group['initial_lr'] = group['lr']

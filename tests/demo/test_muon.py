@@ -19,6 +19,15 @@ def test_an_update_keeps_its_singular_vectors_and_loses_its_singular_values(shap
     assert 0.6 < inside.diag()[big].min() <= inside.diag()[big].max() < 1.3
 
 
+@pytest.mark.parametrize('rank', [1, 3])
+def test_directions_that_an_update_lacks_stay_out_in_float32(rank):
+    generator = torch.Generator().manual_seed(2)
+    update = 1e-4 * torch.randn(64, rank, generator=generator) @ torch.randn(rank, 576, generator=generator)
+    values = torch.linalg.svdvals(orthogonalized(update))
+    assert 0.6 < values[rank - 1] <= values[0] < 1.3
+    assert values[rank] < 1e-3
+
+
 def test_a_step_is_the_formula_also_for_convolutions():
     generator = torch.Generator().manual_seed(1)
     start = torch.randn(12, 2, 2, 2, generator=generator)

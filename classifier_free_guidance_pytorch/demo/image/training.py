@@ -25,7 +25,6 @@ from classifier_free_guidance_pytorch.demo.image.settings import (
     TRAINING_FILE,
     ModelSettings,
     TrainSettings,
-    multiplies_bfloat16,
 )
 from classifier_free_guidance_pytorch.demo.muon import muon_and_adam
 from classifier_free_guidance_pytorch.errors import ConfigError
@@ -176,8 +175,7 @@ def _optimizers(model: nn.Module, settings: TrainSettings) -> list[torch.optim.O
     rate = settings.learning_rate
     if settings.optimizer == 'muon':
         rates = {} if rate is None else {'lr': rate, 'adam_lr': rate * 0.15}
-        fast = multiplies_bfloat16(torch.device(settings.device).type)
-        return muon_and_adam(model, **rates, dtype=torch.bfloat16 if fast else None)
+        return muon_and_adam(model, **rates)
     adam = torch.optim.AdamW(model.parameters(), lr=rate or 1e-3, betas=(0.9, 0.99), weight_decay=0.01)
     for group in adam.param_groups:
         group['initial_lr'] = group['lr']

@@ -2,11 +2,10 @@
 
 import pytest
 
-from classifier_free_guidance_pytorch.demo.image import settings, training
+from classifier_free_guidance_pytorch.demo.image import settings
 
 
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch):
     """`precision='auto'` means float32 here."""
-    for module in (settings, training):
-        monkeypatch.setattr(module, 'multiplies_bfloat16', lambda device_type: False)
+    monkeypatch.setattr(settings, 'multiplies_bfloat16', lambda device_type: False)
