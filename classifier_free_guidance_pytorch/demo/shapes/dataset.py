@@ -41,21 +41,21 @@ class Sample:
     layout: Layout
 
 
-def _thing(rng: Random, trained_only: bool, count: int, full: bool) -> Thing:
+def _thing(rng: Random, trained_only: bool, count: int, full: bool, sized: float = 0.5) -> Thing:
     """A thing that names most of its attributes, or, when `full`, at least its colour and its shape."""
     while True:
         shape = rng.choice(tuple(SHAPES)) if full or rng.random() < 0.94 else None
         colour = rng.choice(tuple(COLOURS)) if full or shape is None or rng.random() < 0.92 else None
         sizes = tuple(SIZES) if count < 3 else ('small', 'medium')
-        size = rng.choice(sizes) if rng.random() < 0.5 else None
+        size = rng.choice(sizes) if rng.random() < sized else None
         if not trained_only or (colour, shape) not in HELD_OUT:
             return Thing(shape, colour, size, count)
 
 
-def _held_out_thing(rng: Random, count: int) -> Thing:
+def _held_out_thing(rng: Random, count: int, sized: float) -> Thing:
     colour, shape = rng.choice(sorted(HELD_OUT))
     sizes = tuple(SIZES) if count < 3 else ('small', 'medium')
-    return Thing(shape, colour, rng.choice(sizes) if rng.random() < 0.5 else None, count)
+    return Thing(shape, colour, rng.choice(sizes) if rng.random() < sized else None, count)
 
 
 def draw_scene(rng: Random, split: str = 'train', kinds: Sequence[str] = tuple(KINDS), told: float = 0.4) -> Scene:
@@ -65,7 +65,8 @@ def draw_scene(rng: Random, split: str = 'train', kinds: Sequence[str] = tuple(K
         rng: the source of randomness.
         split: 'train' names no held-out pair of colour and shape; 'held_out' names one in every scene.
         kinds: the kinds of scene to draw from, keys of `KINDS`.
-        told: how often a caption tells the place of its only thing, and how often its background.
+        told: how often a caption tells the place of its only thing, and how often its background; at 1 a caption of one thing
+            leaves nothing open, its size included.
 
     Returns:
         A scene.
@@ -74,8 +75,8 @@ def draw_scene(rng: Random, split: str = 'train', kinds: Sequence[str] = tuple(K
     trained_only = split == 'train'
     bodies = {'single': 1, 'relation': 2}.get(kind) or rng.choice((2, 3))
     alike = bodies if kind == 'count' else 1
-    full = kind in ('relation', 'list')
-    things = [_thing(rng, trained_only, alike, full)] if trained_only else [_held_out_thing(rng, alike)]
+    full, sized = kind in ('relation', 'list') or told == 1, 1.0 if told == 1 else 0.5
+    things = [_thing(rng, trained_only, alike, full, sized)] if trained_only else [_held_out_thing(rng, alike, sized)]
     while sum(thing.count for thing in things) < bodies:
         another = _thing(rng, trained_only, 1, full=True)
         crowded = bodies == 3 and another.size == 'large'
@@ -101,7 +102,8 @@ class ShapesDataset(Dataset[Sample]):
         length: number of items.
         seed: another seed is another set.
         kinds: the kinds of scene: 'single', 'count', 'relation', 'list'; one that is named twice is drawn twice as often.
-        told: how often a caption tells the place of its only thing, and how often its background.
+        told: how often a caption tells the place of its only thing, and how often its background; at 1 a caption of one thing
+            leaves nothing open, its size included.
         zoom: how many times larger than usual the bodies are, from 1 to 1.5; above 1 every scene is 'single'.
 
     Raises:

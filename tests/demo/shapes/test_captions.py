@@ -100,3 +100,13 @@ def test_canonical_scenes_are_equal_when_the_meaning_is():
 def test_what_cannot_be_said_is_refused(build, sentence):
     with pytest.raises(ConfigError, match=sentence):
         build()
+
+
+@pytest.mark.parametrize('split', ['train', 'held_out'])
+def test_told_all_a_caption_of_one_thing_leaves_nothing_open(split):
+    for seed in range(100):
+        scene = draw_scene(Random(seed), split, ('single',), told=1.0)
+        (thing,) = scene.things
+        assert None not in (thing.shape, thing.colour, thing.size, scene.place, scene.background)
+    half = [draw_scene(Random(seed), split, ('single',)).things[0].size for seed in range(200)]
+    assert 0.35 < half.count(None) / 200 < 0.65
