@@ -58,8 +58,8 @@ class EmbeddingStore:
     **Nothing wrong is ever returned.** Opening reads the manifest, which carries its own checksum, and looks at the size of every
     file. The first touch of a file, in every process, proves its header, offsets and checksums by a sha256 of the manifest; every
     row that is read is proven by its CRC-32. `verify()` hashes everything. What is damaged raises a `StoreError` that names the
-    file. The cost grows with what is read, not with the store: a batch takes 0.9 to 1.4 times as long as with slices of the same
-    files by hand, and 0.6 to 0.8 times without `check_rows` (`python -m benchmarks.corpus_read`, in its results the load).
+    file. The cost grows with what is read, not with the store: a batch takes 1.0 to 1.7 times as long as with slices of the same
+    files by hand, and 0.5 to 0.7 times without `check_rows` (`python -m benchmarks.corpus_read`).
 
     Args:
         directory: the folder of a finished store.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from classifier_free_guidance_pytorch.demo.image.training import Trainer
 
 HELP = 'train a small text-to-image model from scratch in about three minutes'
-PROMPT = 'a large red star in the center on a dark background'
+PROMPT = 'a large red diamond in the center on a dark background'  # a pair of colour and shape never seen in training
 IMAGE_SIZE, ZOOM, TOLD = 16, 1.5, 1.0
 EPILOG = """\
 Writes to --out: model.safetensors, training.safetensors (to resume), samples.png, image.png, curve.png.
@@ -33,13 +33,13 @@ examples:
   cfg-demo train
   cfg-demo train --train-steps 4000 --condition film
   cfg-demo train --resume                                   goes on where an interrupted run stopped
-  cfg-demo image "a small blue star" --model runs/train/model.safetensors
+  cfg-demo image "a small blue star at the top on a light background" --model runs/train/model.safetensors
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `cfg-demo train`."""
-    parser.add_argument('--train-steps', type=int, default=1500, metavar='N', help='training steps (default: %(default)s)')
+    parser.add_argument('--train-steps', type=int, default=1200, metavar='N', help='training steps (default: %(default)s)')
     parser.add_argument('--batch-size', type=int, default=32, metavar='N', help='images per step (default: %(default)s)')
     parser.add_argument('--condition', choices=CONDITIONS, default='attention', help='how the text enters (default: %(default)s)')
     parser.add_argument(
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
         steps=arguments.train_steps,
         batch_size=arguments.batch_size,
         learning_rate=0.012,
-        time_mean=0.0,
+        time_mean=0.4,
         time_spread=1.0,
         cond_drop_prob=arguments.cond_drop_prob,
         device=arguments.device,

@@ -114,7 +114,7 @@ def test_train_leaves_a_model_pictures_and_scores_and_its_model_draws(few, tmp_p
     shown = capsys.readouterr()
     names = ['curve.png', 'image.png', MODEL_FILE, 'samples.png', TRAINING_FILE]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert '"a large red circle":' in shown.out
+    assert '"a large red diamond in the center on a dark background":' in shown.out
     assert '64 captions never seen in training:' in shown.out
     assert '| rule | scale | whole caption, all |' in shown.out
     assert 'train: 100%' in shown.err
