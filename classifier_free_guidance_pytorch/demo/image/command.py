@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from classifier_free_guidance_pytorch.demo.image.drawing import Drawing
 
 HELP = 'draw a text at several guidance scales with the model that comes along'
-PROMPT = 'a small green triangle left of a big red circle'
+PROMPT = 'a green triangle left of a red circle'
 EPILOG = """\
 examples:
   cfg-demo image                                            draws the prompt of the README
