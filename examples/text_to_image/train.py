@@ -110,7 +110,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument('--image-column', metavar='NAME', help='of a table or a dataset')
     data.add_argument('--kinds', nargs='+', choices=tuple(KINDS), help='of the drawn scenes; twice is more often (default: all)')
     data.add_argument(
-        '--told', type=float, metavar='P', help='how often a drawn caption tells a place, a background (default: 0.4)'
+        '--told', type=float, metavar='P', help='how often a drawn caption tells a place, a background; at 1 all (default: 0.4)'
     )
     data.add_argument('--zoom', type=float, metavar='X', help='drawn shapes so many times larger, one in a picture (default: 1)')
     data.add_argument('--workers', type=int, default=0, help='processes that load data (default: %(default)s)')
