@@ -86,12 +86,13 @@ def open_data(
     if size < 1 or channels not in MODES:
         raise ConfigError(f'size counts pixels from 1, and channels are 1 (grey) or 3 (colour), but got {size} and {channels}')
     columns = {'caption_column': caption_column, 'image_column': image_column}
+    asked = {'kinds': kinds, 'told': told, 'zoom': zoom}
+    scenes: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if source == SHAPES:
-        scenes = {'kinds': tuple(kinds or KINDS), 'told': 0.4 if told is None else told, 'zoom': 1.0 if zoom is None else zoom}
-        return _open_shapes(columns, channels, split=split, size=size, seed=seed, **scenes)
-    for name, given in (('kinds', kinds), ('told', told), ('zoom', zoom)):
-        if given is not None:
-            raise ConfigError(f'{name} is about the scenes of {SHAPES!r}, but the images are those of {source!r}: leave it out')
+        return _open_shapes(columns, channels, split=split, size=size, seed=seed, **{**scenes, 'kinds': tuple(kinds or KINDS)})
+    if scenes:
+        name = next(iter(scenes))
+        raise ConfigError(f'{name} is about the scenes of {SHAPES!r}, but the images are those of {source!r}: leave it out')
     if find_spec('PIL') is None:
         raise MissingDependencyError(
             "images are read with Pillow, which is not installed: pip install 'classifier-free-guidance-pytorch[demo]'"

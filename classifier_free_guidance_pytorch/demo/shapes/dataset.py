@@ -20,6 +20,7 @@ from .render import render
 from .words import BACKGROUNDS, COLOURS, PLACES, RELATIONS, SHAPES, SIZES
 
 SPLITS = ('train', 'held_out')
+SIZED = 0.5  # how often a caption tells a size, unless it tells all
 # How often each kind of scene is drawn: one thing; two or three alike; two related; two or three listed.
 KINDS: dict[str, float] = {'single': 0.4, 'count': 0.2, 'relation': 0.28, 'list': 0.12}
 
@@ -41,7 +42,7 @@ class Sample:
     layout: Layout
 
 
-def _thing(rng: Random, trained_only: bool, count: int, full: bool, sized: float = 0.5) -> Thing:
+def _thing(rng: Random, trained_only: bool, count: int, full: bool, sized: float = SIZED) -> Thing:
     """A thing that names most of its attributes, or, when `full`, at least its colour and its shape."""
     while True:
         shape = rng.choice(tuple(SHAPES)) if full or rng.random() < 0.94 else None
@@ -75,7 +76,7 @@ def draw_scene(rng: Random, split: str = 'train', kinds: Sequence[str] = tuple(K
     trained_only = split == 'train'
     bodies = {'single': 1, 'relation': 2}.get(kind) or rng.choice((2, 3))
     alike = bodies if kind == 'count' else 1
-    full, sized = kind in ('relation', 'list') or told == 1, 1.0 if told == 1 else 0.5
+    full, sized = kind in ('relation', 'list') or told == 1, 1.0 if told == 1 else SIZED
     things = [_thing(rng, trained_only, alike, full, sized)] if trained_only else [_held_out_thing(rng, alike, sized)]
     while sum(thing.count for thing in things) < bodies:
         another = _thing(rng, trained_only, 1, full=True)

@@ -76,6 +76,14 @@ def test_what_is_drawn_is_read_back():
     assert [row.split()[0] for row in rows] == ['0', '2']
 
 
+def test_sizes_are_read_by_the_zoom_that_the_model_remembers():
+    world = ShapesDataset('train', size=32, seed=3, kinds=('single',), told=1.0, zoom=1.5)
+    item = next(item for item in world if item.layout.bodies[0].size == 'small')
+    perfect, request = Knowing(item.image * 2 - 1, 'flow'), Request(item.caption, scales=(1.0,), seeds=(0,), steps=2)
+    for zoom, right in ((1.5, 1.0), (1.0, 0.0)):
+        assert draw(perfect, tiny_settings(image_size=32, zoom=zoom), request, progress=False).share(0) == right
+
+
 def test_an_empty_picture_satisfies_nothing():
     empty = Knowing(torch.zeros(3, 32, 32), 'flow')
     found = draw(empty, tiny_settings(image_size=32), Request('a red circle', scales=(1.0,), seeds=(0,), steps=1), progress=False)

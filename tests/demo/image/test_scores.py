@@ -14,6 +14,7 @@ from classifier_free_guidance_pytorch.demo.image import scores
 from classifier_free_guidance_pytorch.demo.image.drawing import Request
 from classifier_free_guidance_pytorch.demo.image.scores import (
     PROMPTS,
+    Prompts,
     Share,
     as_table,
     diversity,
@@ -159,6 +160,15 @@ def test_a_model_that_draws_one_picture(monkeypatch):
     assert len({line.count('|') for line in table}) == 1
     assert table[0].startswith('| rule | scale | whole caption, all | whole caption, single | whole caption, relation | count |')
     assert table[2].startswith('| cfg | 2 | ')
+
+
+def test_sizes_are_measured_by_the_zoom_that_the_model_remembers():
+    prompts = held_out_prompts(32, {'single': 2}, told=1.0, zoom=1.5)
+    one = Knowing(prompts.pictures[0] * 2 - 1, 'flow')
+    prompts = Prompts(prompts.captions[:1] * 2, prompts.kinds, prompts.pictures)
+    for zoom, right in ((1.5, 2), (1.0, 0)):
+        found = measure(one, tiny_settings(image_size=32, zoom=zoom), prompts, Request('x', steps=1), 1.0, progress=False)
+        assert found.parts['size'].held == right
 
 
 def test_percent():
