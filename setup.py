@@ -9,18 +9,18 @@ ROOT = Path(__file__).parent
 PACKAGE = 'classifier_free_guidance_pytorch'
 VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / PACKAGE / '__init__.py').read_text(encoding='utf-8'), re.MULTILINE)[1]
 
-DEMO = ['diffusers>=0.41', 'gradio>=6', 'matplotlib>=3.8', 'pillow>=10']
 CORPUS = ['datasets>=2.18', 'pyarrow>=14']
 RAY = ['ray[data]>=2.10']
 DISTRIBUTED = ['accelerate>=1.0']
-TEST = [
-    *DEMO,
+TEST = [  # and ./demo, whose worlds the examples use
     *CORPUS,
     *RAY,
     *DISTRIBUTED,
+    'diffusers>=0.41',
     'hypothesis>=6.100',
     'kornia>=0.8',
-    'pytest>=8',
+    'matplotlib>=3.8',
+    'pytest>=8.1',
     'pytest-timeout>=2.3',
     'pytest-xdist>=3.5',
     'setuptools>=77',
@@ -36,12 +36,11 @@ setup(
     license_expression='MIT',
     license_files=['LICENSE'],
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={PACKAGE: ['py.typed', 'text/mini_weights/*', 'demo/**/*.safetensors', 'demo/image/weights/README.md']},
+    package_data={PACKAGE: ['py.typed', 'text/mini_weights/*']},
     include_package_data=False,
     python_requires='>=3.10',
     install_requires=[
         'torch>=2.4',
-        'einops>=0.8',
         'transformers>=4.44,<6',
         'open_clip_torch>=2.29',
         'beartype>=0.18',
@@ -49,18 +48,17 @@ setup(
         'protobuf',  # transformers 5 reads T5's spiece.model with it
         'safetensors>=0.4',
         'tqdm>=4.66',
+        'numpy>=1.26',
+        'typing_extensions>=4.10',
     ],
     extras_require={
-        'demo': DEMO,
         'corpus': CORPUS,
         'ray': RAY,
         'distributed': DISTRIBUTED,
         'test': TEST,
         'dev': DEV,
     },
-    entry_points={
-        'console_scripts': [f'cfg-demo={PACKAGE}.demo.cli:main', f'cfg-embed={PACKAGE}.corpus.command:main'],
-    },
+    entry_points={'console_scripts': [f'cfg-embed={PACKAGE}.corpus.command:main']},
     keywords=['classifier-free guidance', 'text conditioning', 'diffusion', 'FiLM', 'cross-attention', 'pytorch'],
     classifiers=[
         'Development Status :: 5 - Production/Stable',

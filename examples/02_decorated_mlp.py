@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cfg_demo.shapes import Body, Layout, Scene, Thing, arrange, parse, phrase, render
+from cfg_demo.shapes.layout import BACKDROPS, PALETTE
 from classifier_free_guidance_pytorch import TextEncoding, classifier_free_guidance_class_decorator
-from classifier_free_guidance_pytorch.demo.shapes import Body, Layout, Scene, Thing, arrange, parse, phrase, render
-from classifier_free_guidance_pytorch.demo.shapes.layout import BACKDROPS, PALETTE
 
 SCALES = (0.0, 1.0, 2.0, 4.0, 8.0)
 PROMPTS = (

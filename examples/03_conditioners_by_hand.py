@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from cfg_demo.shapes import ShapesDataset, check, collate
 from classifier_free_guidance_pytorch import AttentionTextConditioner, TextConditioner, TextEncoding, guidance
-from classifier_free_guidance_pytorch.demo.shapes import ShapesDataset, check, collate
 
 SIZE = 16
 SCALES = (0.0, 1.0, 2.0, 4.0, 7.5)

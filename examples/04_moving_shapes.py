@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cfg_demo.muon import muon_and_adam
+from cfg_demo.shapes import Layout, Scene, Thing, arrange, phrase, render
+from cfg_demo.shapes.layout import PALETTE
 from classifier_free_guidance_pytorch import classifier_free_guidance_class_decorator
-from classifier_free_guidance_pytorch.demo.muon import muon_and_adam
-from classifier_free_guidance_pytorch.demo.shapes import Layout, Scene, Thing, arrange, phrase, render
-from classifier_free_guidance_pytorch.demo.shapes.layout import PALETTE
 
 FRAMES, SIZE = 5, 16
 COLOURS, SHAPES = ('red', 'yellow', 'green', 'blue'), ('circle', 'square', 'cross')

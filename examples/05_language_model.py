@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from cfg_demo.shapes import Scene, draw_scene, parse, phrase
 from classifier_free_guidance_pytorch import classifier_free_guidance_class_decorator, guidance
-from classifier_free_guidance_pytorch.demo.shapes import Scene, draw_scene, parse, phrase
 from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.text.mini import MiniAdapter
 

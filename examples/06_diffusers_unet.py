@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from cfg_demo.shapes import ShapesDataset, check, collate
 from classifier_free_guidance_pytorch import classifier_free_guidance_class_decorator
-from classifier_free_guidance_pytorch.demo.shapes import ShapesDataset, check, collate
 from classifier_free_guidance_pytorch.text.mini import MiniAdapter
 
 SIZE = 16

@@ -1,22 +1,8 @@
-"""A hub cache of tiny models, made by the tests themselves, under the names that users load.
-
-Hub clients read their environment when they are imported, so it is set here, before anything imports them.
-"""
-
-import atexit
-import os
-import shutil
-import tempfile
-from pathlib import Path
+"""A hub cache of tiny models, made by the tests themselves, under the names that users load."""
 
 import pytest
 
-_HF_HOME = Path(tempfile.mkdtemp(prefix='tiny-hub-'))
-atexit.register(shutil.rmtree, _HF_HOME, ignore_errors=True)
-os.environ['HF_HOME'] = str(_HF_HOME)
-os.environ['HF_HUB_CACHE'] = str(_HF_HOME / 'hub')
-os.environ['HF_HUB_OFFLINE'] = '1'
-os.environ['TOKENIZERS_PARALLELISM'] = 'false'
+from tests.offline import HF_HOME
 
 
 @pytest.fixture(scope='session')
@@ -24,7 +10,7 @@ def hub():
     """The cache; a model is made when a test first asks for it: `hub.t5()` returns its local folder."""
     from tests.tiny_models import TinyHub
 
-    return TinyHub(_HF_HOME / 'hub')
+    return TinyHub(HF_HOME / 'hub')
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What is built: a wheel and an sdist made here, offline, and their contents and metadata."""
+"""What is built: the wheels and sdists of the library and of its demo, made here, offline; their contents and metadata."""
 
 from __future__ import annotations
 
@@ -11,18 +11,27 @@ import tarfile
 import zipfile
 from email.message import Message
 from email.parser import Parser
-from importlib.metadata import entry_points
+from importlib import import_module
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.test_layering import imports_of
+
 ROOT = Path(__file__).parents[1]
-PACKAGE = 'classifier_free_guidance_pytorch'
+LIBRARY, DEMO = 'classifier_free_guidance_pytorch', 'cfg_demo'
+FOLDERS = {LIBRARY: '.', DEMO: 'demo'}  # where the package and its setup.py are
 REQUIREMENTS = {
-    'torch', 'einops', 'transformers', 'open_clip_torch', 'beartype', 'sentencepiece', 'protobuf', 'safetensors', 'tqdm',
+    LIBRARY: {
+        'torch', 'transformers', 'open_clip_torch', 'beartype', 'sentencepiece', 'protobuf', 'safetensors', 'tqdm', 'numpy',
+        'typing_extensions',
+    },
+    DEMO: {'classifier-free-guidance-pytorch', 'diffusers', 'einops', 'gradio', 'matplotlib', 'pillow'},
 }  # fmt: skip
+LARGEST_WHEEL = 2_500_000  # bytes, of the library, without the weights of its embedded encoder
 
 
 def build(source: Path, hook: str) -> Path:
@@ -35,28 +44,34 @@ def build(source: Path, hook: str) -> Path:
 
 
 @pytest.fixture(scope='module')
-def source(tmp_path_factory) -> Path:
-    """The part of the repository that the build reads, copied, so that building leaves nothing behind."""
+def repository(tmp_path_factory) -> Path:
+    """The part of the repository that the builds read, copied, so that building leaves nothing behind."""
     copy = tmp_path_factory.mktemp('build') / 'repository'
-    shutil.copytree(ROOT / PACKAGE, copy / PACKAGE, ignore=shutil.ignore_patterns('__pycache__'))
-    for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
-        shutil.copy(ROOT / name, copy)
+    for package, folder in FOLDERS.items():
+        ignored = shutil.ignore_patterns('__pycache__', '*.egg-info', 'build')
+        shutil.copytree(ROOT / folder / package, copy / folder / package, ignore=ignored)
+        for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
+            shutil.copy(ROOT / folder / name, copy / folder)
     return copy
 
 
 @pytest.fixture(scope='module')
-def wheel(source) -> zipfile.ZipFile:
-    return zipfile.ZipFile(build(source, 'build_wheel'))
+def wheels(repository) -> dict[str, zipfile.ZipFile]:
+    return {package: zipfile.ZipFile(build(repository / folder, 'build_wheel')) for package, folder in FOLDERS.items()}
 
 
 @pytest.fixture(scope='module')
-def metadata(wheel) -> Message:
+def metadata(wheels) -> dict[str, Message]:
+    return {package: metadata_of(wheel) for package, wheel in wheels.items()}
+
+
+def metadata_of(wheel: zipfile.ZipFile) -> Message:
     (name,) = (name for name in wheel.namelist() if name.endswith('.dist-info/METADATA'))
     return Parser().parsestr(wheel.read(name).decode())
 
 
-def package_files(root: Path) -> set[str]:
-    files = (path for path in (root / PACKAGE).rglob('*') if path.is_file() and '__pycache__' not in path.parts)
+def package_files(root: Path, package: str) -> set[str]:
+    files = (path for path in (root / package).rglob('*') if path.is_file() and '__pycache__' not in path.parts)
     return {path.relative_to(root).as_posix() for path in files}
 
 
@@ -65,43 +80,79 @@ def pins() -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.startswith('#')]
 
 
-def test_the_wheel_holds_the_whole_package_and_nothing_else(source, wheel):
-    inside = {name for name in wheel.namelist() if '.dist-info/' not in name}
-    assert inside == package_files(source)
-    assert f'{PACKAGE}/py.typed' in inside
+both = pytest.mark.parametrize(('package', 'folder'), FOLDERS.items())
 
 
-def test_the_sdist_builds_the_same_wheel(source, wheel, tmp_path):
-    with tarfile.open(build(source, 'build_sdist')) as sdist:
+@both
+def test_a_wheel_holds_its_whole_package_and_nothing_else(repository, wheels, package, folder):
+    inside = {name for name in wheels[package].namelist() if '.dist-info/' not in name}
+    assert inside == package_files(repository / folder, package)
+    assert f'{package}/py.typed' in inside
+
+
+def test_the_library_is_small_and_holds_nothing_of_its_demo(wheels):
+    wheel = wheels[LIBRARY]
+    assert [name for name in wheel.namelist() if 'demo' in name] == []
+    weights = sum(one.compress_size for one in wheel.infolist() if one.filename.endswith('.safetensors'))
+    assert Path(wheel.filename).stat().st_size - weights <= LARGEST_WHEEL
+
+
+@both
+def test_the_sdist_builds_the_same_wheel(repository, wheels, tmp_path, package, folder):
+    with tarfile.open(build(repository / folder, 'build_sdist')) as sdist:
         sdist.extractall(tmp_path, filter='data')
     (unpacked,) = tmp_path.iterdir()
-    assert package_files(unpacked) == package_files(source)
+    assert package_files(unpacked, package) == package_files(repository / folder, package)
     with zipfile.ZipFile(build(unpacked, 'build_wheel')) as again:
-        assert sorted(again.namelist()) == sorted(wheel.namelist())
+        assert sorted(again.namelist()) == sorted(wheels[package].namelist())
 
 
-def test_the_metadata(metadata):
-    import classifier_free_guidance_pytorch as package
-
-    assert metadata['Name'] == 'classifier-free-guidance-pytorch'
-    assert metadata['Version'] == package.__version__
-    assert metadata['License-Expression'] == 'MIT'
-    assert metadata['License-File'] == 'LICENSE'
-    assert metadata['Requires-Python'] == '>=3.10'
-    assert metadata['Description-Content-Type'] == 'text/markdown'
-    assert metadata.get_payload().strip() == (ROOT / 'README.md').read_text(encoding='utf-8').strip()
-    assert 'Typing :: Typed' in metadata.get_all('Classifier')
-
-
-def test_the_requirements_and_no_more(metadata):
-    required = [Requirement(line) for line in metadata.get_all('Requires-Dist')]
-    assert {one.name for one in required if one.marker is None} == REQUIREMENTS
-    assert {'demo', 'corpus', 'ray', 'distributed', 'test', 'dev'} <= set(metadata.get_all('Provides-Extra'))
+@both
+def test_the_metadata(metadata, package, folder):
+    found = metadata[package]
+    assert found['Name'] == {LIBRARY: 'classifier-free-guidance-pytorch', DEMO: 'cfg-demo'}[package]
+    assert found['Version'] == import_module(package).__version__
+    assert found['License-Expression'] == 'MIT'
+    assert found['License-File'] == 'LICENSE'
+    assert found['Requires-Python'] == '>=3.10'
+    assert found['Description-Content-Type'] == 'text/markdown'
+    assert found.get_payload().strip() == (ROOT / folder / 'README.md').read_text(encoding='utf-8').strip()
+    assert 'Typing :: Typed' in found.get_all('Classifier')
+    assert (ROOT / folder / 'LICENSE').read_text(encoding='utf-8') == (ROOT / 'LICENSE').read_text(encoding='utf-8')
 
 
-@pytest.mark.parametrize('name', ['cfg-demo', 'cfg-embed'])
-def test_the_console_scripts_are_there(name):
-    (script,) = entry_points(group='console_scripts', name=name)
+@both
+def test_the_requirements_and_no_more(metadata, package, folder):
+    required = [Requirement(line) for line in metadata[package].get_all('Requires-Dist')]
+    assert {one.name for one in required if one.marker is None} == REQUIREMENTS[package]
+
+
+def test_the_extras(metadata):
+    assert set(metadata[LIBRARY].get_all('Provides-Extra')) == {'corpus', 'ray', 'distributed', 'test', 'dev'}
+
+
+def test_the_demo_is_for_this_library(metadata):
+    (needed,) = (Requirement(line) for line in metadata[DEMO].get_all('Requires-Dist') if 'guidance' in line)
+    assert needed.name == metadata[LIBRARY]['Name']
+    assert needed.specifier.contains(metadata[LIBRARY]['Version'])
+
+
+@both
+def test_what_is_imported_at_the_top_is_required(metadata, package, folder):
+    """Of the packages that modules import when they are imported, every one is a requirement, or one of the library's."""
+    names = {'PIL': 'pillow'}
+    required = {
+        one.name.replace('-', '_') for one in map(Requirement, metadata[LIBRARY].get_all('Requires-Dist')) if not one.marker
+    }
+    required |= {Requirement(line).name.replace('-', '_') for line in metadata[package].get_all('Requires-Dist')}
+    tops = {one.name.split('.')[0] for one in imports_of(ROOT / folder / package) if one.at_top} - set(sys.stdlib_module_names)
+    assert {names.get(top, top) for top in tops - {package}} - required == set()
+
+
+@pytest.mark.parametrize(('installed', 'name'), [('cfg-demo', 'cfg-demo'), ('classifier-free-guidance-pytorch', 'cfg-embed')])
+def test_the_console_scripts_are_there(installed, name):
+    (script,) = distribution(installed).entry_points.select(group='console_scripts')
+    assert script.name == name
     assert callable(script.load())
 
 
@@ -113,8 +164,9 @@ def test_constraints_are_exact_and_hold_everywhere():
 
 
 def test_every_requirement_is_constrained(metadata):
-    pinned = {canonicalize_name(pin.name) for pin in pins()}
-    assert {canonicalize_name(Requirement(line).name) for line in metadata.get_all('Requires-Dist')} <= pinned
+    known = {canonicalize_name(pin.name) for pin in pins()} | {metadata[LIBRARY]['Name']}
+    required = [line for package in FOLDERS for line in metadata[package].get_all('Requires-Dist')]
+    assert {canonicalize_name(Requirement(line).name) for line in required} <= known
 
 
 def test_ci_runs_on_every_python_version_that_is_promised(metadata):
@@ -122,17 +174,61 @@ def test_ci_runs_on_every_python_version_that_is_promised(metadata):
 
     workflow = yaml.safe_load((ROOT / '.github' / 'workflows' / 'tests.yml').read_text(encoding='utf-8'))
     versions = workflow['jobs']['suite']['strategy']['matrix']['python']
-    promised = re.findall(r'Python :: (3\.\d+)', '\n'.join(metadata.get_all('Classifier')))
-    assert versions == promised
+    for package in FOLDERS:
+        promised = re.findall(r'Python :: (3\.\d+)', '\n'.join(metadata[package].get_all('Classifier')))
+        assert versions == promised
     assert any(step.get('run') == 'bash .ci/run' for step in workflow['jobs']['suite']['steps'])
 
 
-def test_a_machine_without_python_is_told_what_to_do(tmp_path):
-    shutil.copytree(ROOT / '.ci', tmp_path / '.ci', ignore=shutil.ignore_patterns('venv'))
-    for name in ('setup.py', 'pyproject.toml', 'constraints.txt'):
-        shutil.copy(ROOT / name, tmp_path)
-    environment = {**os.environ, 'PYTHON': 'false'}
-    run = subprocess.run(['bash', tmp_path / '.ci' / 'test'], capture_output=True, text=True, env=environment, check=False)
+def copied_scripts(folder: Path) -> Path:
+    shutil.copytree(ROOT / 'scripts', folder / 'scripts')
+    (folder / 'demo').mkdir()
+    for name in ('setup.py', 'pyproject.toml', 'constraints.txt', 'demo/setup.py', 'demo/pyproject.toml'):
+        shutil.copy(ROOT / name, folder / name)
+    return folder / 'scripts'
+
+
+def run_script(script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    command = ['bash', str(script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+
+
+@pytest.mark.parametrize('name', ['demo', 'test'])
+def test_a_machine_without_python_is_told_what_to_do(tmp_path, name):
+    run = run_script(copied_scripts(tmp_path) / name, PYTHON='false')
     assert run.returncode == 1
     assert 'No Python 3.10 to 3.13 with venv was found' in run.stderr
     assert 'Installing' not in run.stdout
+
+
+def test_the_help_of_the_demos_names_each_of_them_and_needs_no_environment(tmp_path):
+    from cfg_demo.cli import DEMOS
+
+    run = run_script(copied_scripts(tmp_path) / 'demo', '--help', PYTHON='false')
+    assert run.returncode == 0
+    assert [name for name in DEMOS if not re.search(rf'\b{name}\b', run.stdout)] == []
+    assert '.ci/venv' in run.stdout
+
+
+@pytest.fixture
+def ready(tmp_path) -> Path:
+    """Copied scripts whose environment is there: what should be a Python says what it was asked to do."""
+    scripts = copied_scripts(tmp_path)
+    python = tmp_path / '.ci' / 'venv' / 'bin' / 'python'
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\ncase "$*" in "-m pip --version" | "-c ") ;; *) echo "Collecting asked: $*" ;; esac\n')
+    python.chmod(0o755)
+    return scripts
+
+
+def test_both_distributions_are_installed_at_once_and_again_when_either_changes(ready):
+    installing = 'pip install --constraint constraints.txt --editable .[test] --editable ./demo'
+    assert installing in run_script(ready / 'test', '-x').stdout
+    again = run_script(ready / 'test', '-x').stdout
+    assert installing not in again
+    assert 'asked: -m pytest --numprocesses auto --maxprocesses 8 -x' in again
+    for name in ('setup.py', 'demo/setup.py'):
+        with (ready.parent / name).open('a', encoding='utf-8') as file:
+            file.write('# changed\n')
+        assert installing in run_script(ready / 'test').stdout
+        assert installing not in run_script(ready / 'test').stdout

@@ -87,15 +87,15 @@ def test_the_examples_of_the_contract_stand_to_the_letter(example):
 
 def test_the_two_commands_are_those_of_ci():
     commands = [block.strip() for _, block in blocks('bash')]
-    assert commands[:2] == ['bash .ci/demo', 'bash .ci/test']
+    assert commands[:2] == ['bash scripts/demo', 'bash scripts/test']
     steps = (ROOT / '.ci' / 'run').read_text(encoding='utf-8').splitlines()
-    assert "step 'Tests' bash .ci/test" in steps
+    assert "step 'Tests' bash scripts/test" in steps
 
 
 def test_every_command_names_a_file_that_is_there():
     scripts = re.findall(r'\b(?:bash|python) (?!-m)([\w./-]+)', TEXT)
     scripts += [f'{module}/__main__.py' for module in re.findall(r'\bpython -m (\w+)', TEXT)]
-    assert {'.ci/demo', '.ci/test', 'benchmarks/__main__.py'} <= set(scripts)
+    assert {'scripts/demo', 'scripts/test', 'benchmarks/__main__.py'} <= set(scripts)
     assert [script for script in scripts if not (ROOT / script).is_file()] == []
 
 
@@ -132,7 +132,7 @@ def test_the_picture_is_of_the_command_beside_it():
     """The run was one with the defaults that the demo has now."""
     from dataclasses import asdict
 
-    from classifier_free_guidance_pytorch.demo.points.settings import Settings
+    from cfg_demo.points.settings import Settings
 
     report = json.loads((ROOT / 'docs' / 'pictures' / 'points.json').read_text(encoding='utf-8'))
     assert report['settings'] == json.loads(json.dumps(asdict(Settings())))

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cfg_demo.shapes import Sample, ShapesDataset
+from cfg_demo.shapes import collate as as_batch
 from classifier_free_guidance_pytorch.corpus import EmbeddingStore
-from classifier_free_guidance_pytorch.demo.shapes import Sample, ShapesDataset
-from classifier_free_guidance_pytorch.demo.shapes import collate as as_batch
 
 
 def seed_of(*numbers: int) -> int:

@@ -29,16 +29,16 @@ from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from classifier_free_guidance_pytorch.demo.folders import writable
-from classifier_free_guidance_pytorch.demo.image.checkpoint import load_model, load_weights, read, write
-from classifier_free_guidance_pytorch.demo.image.diffusion import Diffusion
-from classifier_free_guidance_pytorch.demo.image.drawing import load_shipped
-from classifier_free_guidance_pytorch.demo.image.grid import FAILS, HOLDS, INK, TILE, show
-from classifier_free_guidance_pytorch.demo.image.settings import autocast
-from classifier_free_guidance_pytorch.demo.image.unet import Block, wave_features
-from classifier_free_guidance_pytorch.demo.muon import muon_and_adam
-from classifier_free_guidance_pytorch.demo.shapes import HELD_OUT, Layout, Scene, ShapesDataset, Thing, Verdict, check_all, phrase
-from classifier_free_guidance_pytorch.demo.shapes.words import COLOURS, SHAPES
+from cfg_demo.folders import writable
+from cfg_demo.image.checkpoint import load_model, load_weights, read, write
+from cfg_demo.image.diffusion import Diffusion
+from cfg_demo.image.drawing import load_shipped
+from cfg_demo.image.grid import FAILS, HOLDS, INK, TILE, show
+from cfg_demo.image.settings import autocast
+from cfg_demo.image.unet import Block, wave_features
+from cfg_demo.muon import muon_and_adam
+from cfg_demo.shapes import HELD_OUT, Layout, Scene, ShapesDataset, Thing, Verdict, check_all, phrase
+from cfg_demo.shapes.words import COLOURS, SHAPES
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 COLOUR_NAMES, SHAPE_NAMES = list(COLOURS), list(SHAPES)

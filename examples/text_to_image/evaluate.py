@@ -19,12 +19,12 @@ from typing import Any
 
 import torch
 
-from classifier_free_guidance_pytorch.demo.folders import needs, writable
-from classifier_free_guidance_pytorch.demo.image.checkpoint import load_model
-from classifier_free_guidance_pytorch.demo.image.drawing import SHIPPED, Request
-from classifier_free_guidance_pytorch.demo.image.grid import save_tradeoff
-from classifier_free_guidance_pytorch.demo.image.rules import RULES
-from classifier_free_guidance_pytorch.demo.image.scores import PROMPTS, as_table, held_out_prompts, measure
+from cfg_demo.folders import needs, writable
+from cfg_demo.image.checkpoint import load_model
+from cfg_demo.image.drawing import SHIPPED, Request
+from cfg_demo.image.grid import save_tradeoff
+from cfg_demo.image.rules import RULES
+from cfg_demo.image.scores import PROMPTS, as_table, held_out_prompts, measure
 from classifier_free_guidance_pytorch.errors import CFGError, ConfigError
 
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from cfg_demo.folders import needs, writable
+from cfg_demo.image.checkpoint import load_model
+from cfg_demo.image.diffusion import Diffusion
+from cfg_demo.image.drawing import SHIPPED
+from cfg_demo.image.grid import save_samples
+from cfg_demo.image.rules import RULES, guided
 from classifier_free_guidance_pytorch import guidance
-from classifier_free_guidance_pytorch.demo.folders import needs, writable
-from classifier_free_guidance_pytorch.demo.image.checkpoint import load_model
-from classifier_free_guidance_pytorch.demo.image.diffusion import Diffusion
-from classifier_free_guidance_pytorch.demo.image.drawing import SHIPPED
-from classifier_free_guidance_pytorch.demo.image.grid import save_samples
-from classifier_free_guidance_pytorch.demo.image.rules import RULES, guided
 from classifier_free_guidance_pytorch.errors import CFGError, ConfigError
 
 

@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 
-from classifier_free_guidance_pytorch.demo.folders import needs, writable
-from classifier_free_guidance_pytorch.demo.image.batches import StepSampler, batches
-from classifier_free_guidance_pytorch.demo.image.checkpoint import save_model
-from classifier_free_guidance_pytorch.demo.image.data import collate, open_data
-from classifier_free_guidance_pytorch.demo.image.drawing import SHIPPED
-from classifier_free_guidance_pytorch.demo.image.grid import save_curve
-from classifier_free_guidance_pytorch.demo.image.settings import (
+from cfg_demo.folders import needs, writable
+from cfg_demo.image.batches import StepSampler, batches
+from cfg_demo.image.checkpoint import save_model
+from cfg_demo.image.data import collate, open_data
+from cfg_demo.image.drawing import SHIPPED
+from cfg_demo.image.grid import save_curve
+from cfg_demo.image.settings import (
     CONDITIONS,
     DROPOUTS,
     MODEL_FILE,
@@ -41,9 +41,9 @@ from classifier_free_guidance_pytorch.demo.image.settings import (
     ModelSettings,
     TrainSettings,
 )
-from classifier_free_guidance_pytorch.demo.image.training import Trainer, Watcher, train
-from classifier_free_guidance_pytorch.demo.image.watchers import DrawSamples, LogToTensorBoard, SaveCheckpoint
-from classifier_free_guidance_pytorch.demo.shapes import KINDS
+from cfg_demo.image.training import Trainer, Watcher, train
+from cfg_demo.image.watchers import DrawSamples, LogToTensorBoard, SaveCheckpoint
+from cfg_demo.shapes import KINDS
 from classifier_free_guidance_pytorch.errors import CFGError, ConfigError
 
 

@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from classifier_free_guidance_pytorch.demo.mini.hints import Hints
-from classifier_free_guidance_pytorch.demo.mini.pairs import draw_pairs, draw_pictures, words
-from classifier_free_guidance_pytorch.demo.mini.questions import Examiner
-from classifier_free_guidance_pytorch.demo.mini.retrieval import one_word, retrieval
-from classifier_free_guidance_pytorch.demo.mini.towers import (
+from cfg_demo.mini.hints import Hints
+from cfg_demo.mini.pairs import draw_pairs, draw_pictures, words
+from cfg_demo.mini.questions import Examiner
+from cfg_demo.mini.retrieval import one_word, retrieval
+from cfg_demo.mini.towers import (
     CHANNELS,
     IMAGE_WEIGHTS,
     MIND,
@@ -45,8 +45,8 @@ from classifier_free_guidance_pytorch.demo.mini.towers import (
     build_tokenizer,
     pool,
 )
-from classifier_free_guidance_pytorch.demo.muon import muon_and_adam
-from classifier_free_guidance_pytorch.demo.shapes import Scene
+from cfg_demo.muon import muon_and_adam
+from cfg_demo.shapes import Scene
 
 FORGOTTEN = 0.015  # share of words hidden as [UNK] in training, so that an unknown word does little harm
 SHARPEST = 100.0

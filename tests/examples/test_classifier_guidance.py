@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cfg_demo.image.checkpoint import save_model
+from cfg_demo.image.models import build_model
+from cfg_demo.image.settings import ModelSettings
+from cfg_demo.shapes import ShapesDataset
 from classifier_free_guidance_pytorch import guidance
-from classifier_free_guidance_pytorch.demo.image.checkpoint import save_model
-from classifier_free_guidance_pytorch.demo.image.models import build_model
-from classifier_free_guidance_pytorch.demo.image.settings import ModelSettings
-from classifier_free_guidance_pytorch.demo.shapes import ShapesDataset
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 EXAMPLE = 'text_to_image/classifier_guidance'

@@ -1,0 +1,67 @@
+"""What every demo asks before it works: is the folder writable, is the library there, is the device."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
+
+
+def writable(folder: Path) -> Path:
+    """The folder, made if need be, once a file has been written into it.
+
+    Raises:
+        ConfigError: it cannot be made, or nothing can be written there.
+    """
+    probe = folder / '.cfg-demo'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_text('')
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f'nothing can be written to {str(folder)!r} ({error.strerror}): pass another folder as --out'
+        ) from error
+    return folder
+
+
+def needs(library: str, why: str) -> None:
+    """Refuse to go on without a library.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    if find_spec(library) is None:
+        raise MissingDependencyError(f'{why} by {library}, which is not installed: pip install {library}')
+
+
+def check_device(name: str) -> torch.device:
+    """The device of that name, if this machine has it.
+
+    Raises:
+        ConfigError: an unknown name, or a device that is not there.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f'device {name!r} cannot be used here ({reason}): pass cpu, or a device that torch can reach'
+        ) from error
+    return device
+
+
+def use_threads(count: int | None) -> None:
+    """Let torch use that many CPU threads, if a number is given.
+
+    Raises:
+        ConfigError: it is below 1.
+    """
+    if count is not None:
+        if count < 1:
+            raise ConfigError(f'threads counts from 1, but got {count}')
+        torch.set_num_threads(count)

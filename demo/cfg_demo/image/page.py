@@ -1,0 +1,144 @@
+"""The page of `cfg-demo page`: what is asked for on the left, the grid of pictures and what holds of them on the right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from cfg_demo.image.checkpoint import load_model
+from cfg_demo.image.command import NOT_CHECKED, PROMPT, as_rows
+from cfg_demo.image.drawing import Drawing, Request, draw
+from cfg_demo.image.grid import save_grid
+from cfg_demo.image.rules import RULES
+from classifier_free_guidance_pytorch.errors import CFGError, ConfigError
+
+TITLE = 'Classifier-free guidance'
+INTRODUCTION = f"""# {TITLE}
+Columns are guidance scales: 0 ignores the prompt, 1 follows it as training did, higher scales insist. Rows are seeds.
+"""
+CHECKED = 'A green frame: the whole prompt holds, says a checker that reads the pictures. The table counts them for each scale.'
+EXAMPLES = (
+    (PROMPT, ''),
+    ('three yellow stars on a navy background', ''),
+    ('a large blue heart in the top left corner', ''),
+    ('a red circle', 'a red circle at the top'),
+)
+SCALES = '0 1 2 4 7'
+MOST_SCALES, MOST_SEEDS, MOST_STEPS = 10, 8, 100
+LARGEST_SEED = 2**31 - 1
+DAY = 24 * 60 * 60  # seconds; for so long a picture is kept
+
+
+def build_page(files: Sequence[Path], device: str = 'cpu') -> gr.Blocks:
+    """The page, with the models of these files to choose from.
+
+    Raises:
+        ConfigError: a file that holds no model.
+    """
+    models = [load_model(file, device) for file in files]
+    conditions = [f'{settings.condition} ({Path(*file.parts[-2:])})' for file, (_, settings) in zip(files, models, strict=True)]
+
+    def draw_asked(
+        prompt: str, negative: str, scales: str, rule: str, condition: int, steps: int, seed: int, seeds: int,
+        progress: Any = gr.Progress(track_tqdm=True),  # noqa: B008  (how Gradio finds it)
+    ) -> tuple[Any, ...]:  # fmt: skip
+        try:
+            return shown(draw(*models[condition], read_request(prompt, negative, scales, rule, steps, seed, seeds)))
+        except CFGError as error:
+            raise gr.Error(escape(str(error), quote=False), title='Not drawn', print_exception=False) from error
+
+    with gr.Blocks(analytics_enabled=False, title=TITLE, delete_cache=(DAY, DAY)) as page:
+        gr.Markdown(INTRODUCTION)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                asked = _inputs(conditions)
+                button = gr.Button('Draw', variant='primary')
+                gr.Examples([list(example) for example in EXAMPLES], asked[:2], label='Prompts to try')
+            with gr.Column(scale=3, min_width=320):
+                picture = gr.Image(
+                    elem_id='pictures', format='png', interactive=False, show_label=False, buttons=['download', 'fullscreen']
+                )  # fmt: skip
+                note = gr.Markdown()
+                table = gr.Dataframe(
+                    elem_id='scores', headers=['scale', 'all', 'readable'], interactive=False, label='What holds of the prompt'
+                )  # fmt: skip
+        results = [picture, note, table]
+        gr.on([button.click, asked[0].submit], draw_asked, asked, results, api_name='draw', show_progress_on=picture)
+    return page
+
+
+def serve(page: gr.Blocks, host: str = '127.0.0.1', port: int | None = None, *, share: bool = False, block: bool = True) -> str:
+    """Serve a page, until interrupted unless `block` is False, and return its address.
+
+    Raises:
+        ConfigError: the address cannot be listened on.
+    """
+    if port is not None and not 0 < port < 2**16:
+        raise ConfigError(f'port is a number from 1 to {2**16 - 1}, but got {port}')
+    try:
+        _, address, _ = page.launch(
+            server_name=host, server_port=port, share=share, prevent_thread_lock=not block,
+            theme=gr.themes.Default(primary_hue='teal'), ssr_mode=False, footer_links=[], run_history=False, quiet=not block,
+        )  # fmt: skip
+    except OSError as error:
+        raise ConfigError(
+            f'the page cannot listen on {host}, port {port}: pass a free --port and an address of this machine as --host'
+        ) from error
+    return str(address)
+
+
+def read_request(prompt: str, negative: str, scales: str, rule: str, steps: int, seed: int | None, seeds: int) -> Request:
+    """What the fields of the page ask for.
+
+    Raises:
+        ConfigError: a field that cannot be read, or a value that cannot work, by name.
+
+    Example:
+        >>> read_request('a red circle', ' ', '1 3', 'cfg', 25, 7, 2)
+        Request(prompt='a red circle', negative=None, scales=(1.0, 3.0), rule='cfg', seeds=(7, 8), steps=25, sampler=None)
+    """
+    try:
+        numbers = tuple(float(word) for word in scales.replace(',', ' ').split())
+    except ValueError as error:
+        raise ConfigError(f'scales are numbers with spaces between them, such as "{SCALES}", but got {scales!r}') from error
+    if len(numbers) > MOST_SCALES:
+        raise ConfigError(f'the page draws at most {MOST_SCALES} scales at once, but got {len(numbers)}')
+    if seed is None:
+        raise ConfigError('the seed is a whole number, but its field is empty')
+    return Request(
+        prompt, negative=negative.strip() or None, scales=numbers, rule=rule, seeds=tuple(range(seed, seed + seeds)), steps=steps
+    )
+
+
+def shown(drawing: Drawing) -> tuple[Image.Image, str, dict[str, Any]]:
+    """The picture, the note and the table of a drawing."""
+    png = BytesIO()
+    save_grid(png, drawing)
+    header, *rows = as_rows(drawing) or [['not checked']]
+    return Image.open(png), CHECKED if rows else NOT_CHECKED, {'headers': header, 'data': rows}
+
+
+def _inputs(conditions: Sequence[str]) -> list[gr.Component]:
+    """The fields, in the order of `read_request`, with the model before the steps."""
+    prompt = gr.Textbox(
+        PROMPT, elem_id='prompt', label='Prompt', info='One to three coloured shapes; the model knows nothing else.'
+    )
+    negative = gr.Textbox(label='Negative prompt', info='A text to steer away from, if any.')
+    with gr.Row():
+        scales = gr.Textbox(SCALES, label='Scales', info=f'One to {MOST_SCALES} numbers, a column each.')
+        rule = gr.Dropdown(list(RULES), value='cfg', label='Guidance rule', info='What combines the predictions.')
+    condition = gr.Dropdown(
+        [(name, number) for number, name in enumerate(conditions)], value=0, interactive=len(conditions) > 1,
+        label='Condition', info='How the text enters the network, and its file.',
+    )  # fmt: skip
+    with gr.Row():
+        steps = gr.Slider(1, MOST_STEPS, 25, step=1, label='Steps')
+        seeds = gr.Slider(1, MOST_SEEDS, 4, step=1, label='Pictures per scale')
+        seed = gr.Number(0, minimum=0, maximum=LARGEST_SEED, precision=0, label='First seed')
+    return [prompt, negative, scales, rule, condition, steps, seed, seeds]

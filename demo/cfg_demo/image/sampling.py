@@ -1,0 +1,76 @@
+"""Guided sampling: a scheduler of diffusers asks, the decorated network answers with guided predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cfg_demo.image.diffusion import Diffusion
+from cfg_demo.image.rules import Guided
+from cfg_demo.image.settings import autocast
+from classifier_free_guidance_pytorch import guidance
+
+
+@torch.no_grad()
+def sample(
+    model: Any,
+    diffusion: Diffusion,
+    texts: Sequence[str],
+    *,
+    size: int,
+    how: Guided,
+    seeds: Sequence[int],
+    negative: str | None = None,
+    sampler: str | None = None,
+    steps: int = 25,
+    title: str = 'sample',
+    progress: bool = True,
+) -> Tensor:
+    """Images for texts, each from its own seed: an image does not depend on the batch it is drawn in.
+
+    Args:
+        model: a trained model in eval mode.
+        diffusion: the process it was trained for.
+        texts: `b` prompts.
+        size: width and height in pixels.
+        how: the guidance rule and its scale.
+        seeds: `b` of them.
+        negative: a text to steer away from, in place of the null condition.
+        sampler: see `diffusion.SAMPLERS`.
+        steps: of the sampler.
+        title: of the progress bar.
+        progress: show it.
+
+    Returns:
+        Images `(b, 3, size, size)` from 0 to 1.
+    """
+    scheduler = diffusion.scheduler(sampler)
+    scheduler.set_timesteps(steps)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    noise = torch.cat([torch.randn(1, 3, size, size, generator=generator) for generator in generators])
+    x = noise.to(next(model.parameters()).device)
+    prepared = model.prepare(list(texts), None if negative is None else [negative] * len(texts))
+    state = how.rule.init_state()
+    ancestral = {'generator': generators} if sampler == 'ddpm' else {}  # the only sampler that draws noise on its way
+    for number, timestep in enumerate(tqdm(scheduler.timesteps, desc=title, unit='step', disable=not progress)):
+        time = diffusion.network_time(timestep)
+        sigma, alpha = diffusion.levels(time)
+        done = number / steps
+        scale = how.scale(done, sigma=sigma) if isinstance(how.scale, guidance.Schedule) else how.scale
+        with autocast(x.device):
+            prediction = model(
+                x,
+                x.new_full((len(x),), time),
+                text_condition=prepared,
+                cond_scale=scale,
+                guidance=how.rule,
+                guidance_state=state,
+                guidance_kwargs={'sigma': sigma, 'alpha': alpha, 'progress': done},
+                weak=how.weak,
+            )
+        x = scheduler.step(prediction.float(), timestep, x, **ancestral).prev_sample
+    return ((x + 1) / 2).clamp(0, 1)
