@@ -39,8 +39,8 @@ from benchmarks.settings import Settings
 from benchmarks.timing import Pace, Spread, in_turn
 from classifier_free_guidance_pytorch import OpenClipAdapter, T5Adapter, TextEncoding
 from classifier_free_guidance_pytorch.corpus import EmbeddingStore, TextEmbedder, embed_corpus
-from classifier_free_guidance_pytorch.corpus.manifest import encodings_path
-from classifier_free_guidance_pytorch.corpus.shards import write_encodings
+from classifier_free_guidance_pytorch.corpus.store.manifest import encodings_path
+from classifier_free_guidance_pytorch.corpus.store.shards import write_encodings
 from classifier_free_guidance_pytorch.text import TextEncoder
 
 BATCH = 32

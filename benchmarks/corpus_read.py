@@ -26,8 +26,9 @@ from torch.nn.utils.rnn import pad_sequence
 from benchmarks.results import RESULTS, Figure, Result, assert_equal, environment, timed
 from benchmarks.settings import Settings
 from benchmarks.timing import Pace, in_turn
-from classifier_free_guidance_pytorch.corpus import EmbeddingStore, shards
-from classifier_free_guidance_pytorch.corpus.manifest import EncoderRecord, Plan, encodings_path, finish
+from classifier_free_guidance_pytorch.corpus import EmbeddingStore
+from classifier_free_guidance_pytorch.corpus.store import shards
+from classifier_free_guidance_pytorch.corpus.store.manifest import EncoderRecord, Plan, encodings_path, finish
 
 AGAINST = 'raw safetensors'
 DIM = 768  # of T5-base

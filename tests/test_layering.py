@@ -23,6 +23,16 @@ LADDER = {
     'corpus': {'errors', 'text'},
     '': {'errors', 'guidance', 'text', 'layers', 'weak_pass', 'conditioners', 'decorator', 'corpus'},  # __init__.py
 }
+CORPUS_LADDER = {  # the rooms inside `corpus`
+    'read': set(),
+    'store': set(),
+    'scan': {'read', 'store'},
+    'encode': {'store'},
+    'cluster': {'store', 'scan', 'encode'},
+    'run': {'read', 'store', 'scan', 'encode', 'cluster'},
+    'command': {'encode', 'run'},
+    '': {'store'},  # __init__.py
+}
 DEMO_LADDER = {
     'folders': set(),
     'muon': set(),
@@ -85,19 +95,22 @@ def _is_module(above: Path, dotted: str, name: str) -> bool:
     return path.is_dir() or path.with_suffix('.py').is_file()
 
 
-def room_of(dotted: str) -> str:
-    """The room of a module of the package: `package.text.base` is in `text`, `package` itself in ''."""
-    return (*dotted.replace('/', '.').split('.'), '')[1]
+def room_of(dotted: str, package: str) -> str | None:
+    """The room of a module of a package: `package.text.base` is in `text`, `package` itself in '', and any other in none."""
+    parts, above = dotted.replace('/', '.').split('.'), package.split('.')
+    return (*parts[len(above) :], '')[0] if parts[: len(above)] == above else None
 
 
-def broken_rungs(root: Path, ladder: dict[str, set[str]]) -> list[str]:
-    """Every import that does not point down the ladder, in words."""
-    broken = []
+def broken_rungs(root: Path, ladder: dict[str, set[str]], part: str = '') -> list[str]:
+    """Every import in a package, or in the part of that name, that does not point down its ladder, in words."""
+    broken, package = [], f'{root.name}.{part}'.rstrip('.')
     for found in imports_of(root):
-        room = room_of(found.file).removesuffix('__init__')
+        room = room_of(found.file.removesuffix('/__init__'), package)
+        if room is None:
+            continue
         if room not in ladder:
             broken.append(f'{found.file} is in no room that the ladder knows')
-        elif found.name.split('.')[0] == root.name and room_of(found.name) not in ladder[room] | {room}:
+        elif room_of(found.name, package) not in ladder[room] | {room, None}:
             broken.append(f'{found.file}:{found.line} imports {found.name}')
     return broken
 
@@ -112,10 +125,15 @@ def heavy_imports(root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ('root', 'ladder'), [(ROOT / PACKAGE, LADDER), (ROOT / 'demo' / 'cfg_demo', DEMO_LADDER)], ids=['library', 'demo']
+    ('root', 'part', 'ladder'),
+    [
+        (ROOT / PACKAGE, '', LADDER),
+        (ROOT / PACKAGE, 'corpus', CORPUS_LADDER),
+        (ROOT / 'demo' / 'cfg_demo', '', DEMO_LADDER),
+    ],
 )
-def test_imports_point_down_the_ladder(root, ladder):
-    assert broken_rungs(root, ladder) == []
+def test_imports_point_down_the_ladder(root, part, ladder):
+    assert broken_rungs(root, ladder, part) == []
 
 
 def test_the_library_does_not_know_its_demo():
@@ -128,7 +146,7 @@ def test_nothing_heavy_is_imported_at_the_top_of_a_module():
 
 def test_the_ladder_has_no_way_round():
     """No room can reach itself through others, and the three pure rooms reach nothing but the errors."""
-    for ladder in (LADDER, DEMO_LADDER):
+    for ladder in (LADDER, CORPUS_LADDER, DEMO_LADDER):
         for room in ladder:
             assert not any(room in ladder[below] for below in ladder[room])
     assert all(LADDER[room] == {'errors'} for room in ('guidance', 'text', 'layers'))
@@ -157,6 +175,25 @@ def test_the_ladder_can_break(tmp_path, file, source):
     (root / file).parent.mkdir(parents=True, exist_ok=True)
     (root / file).write_text(source)
     assert len(broken_rungs(root, LADDER)) == 1
+
+
+@pytest.mark.parametrize(
+    ('file', 'source'),
+    [
+        ('store/a.py', f'from {PACKAGE}.corpus.encode import job'),
+        ('read/a.py', f'from {PACKAGE}.corpus import run'),
+        ('scan/a.py', f'from {PACKAGE}.corpus import embed_corpus'),
+        ('rest.py', 'import math'),
+    ],
+)
+def test_the_ladder_of_a_part_can_break(tmp_path, file, source):
+    root = _small_package(tmp_path)
+    for room in ('read', 'scan', 'store', 'encode'):
+        (root / 'corpus' / room).mkdir()
+    (root / 'corpus' / 'run.py').write_text(f'from {PACKAGE}.corpus.encode import job')
+    assert broken_rungs(root, CORPUS_LADDER, 'corpus') == []
+    (root / 'corpus' / file).write_text(source)
+    assert len(broken_rungs(root, CORPUS_LADDER, 'corpus')) == 1
 
 
 @pytest.mark.parametrize(

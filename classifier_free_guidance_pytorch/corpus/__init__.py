@@ -11,9 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from classifier_free_guidance_pytorch.corpus.store import EmbeddingStore as EmbeddingStore
+    from classifier_free_guidance_pytorch.corpus.store.embedding_store import EmbeddingStore as EmbeddingStore
 
-_HOMES = {'EmbeddingStore': 'store', 'TextEmbedder': 'embedder', 'embed_corpus': 'run'}
+_HOMES = {'EmbeddingStore': 'store.embedding_store', 'TextEmbedder': 'encode.embedder', 'embed_corpus': 'run'}
 
 __all__ = ['EmbeddingStore', 'TextEmbedder', 'embed_corpus']
 

@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
 @contextmanager
 def warnings_as_lines(quiet: bool) -> Iterator[None]:
     """Warnings, from whatever thread, in one line each, without the line of code that they point to."""
-    from classifier_free_guidance_pytorch.corpus.progress import say
+    from classifier_free_guidance_pytorch.corpus.encode.progress import say
 
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *where: say(f'warning: {message}', quiet)
@@ -93,7 +93,7 @@ def warnings_as_lines(quiet: bool) -> Iterator[None]:
 
 def run(arguments: argparse.Namespace) -> None:
     """Embed what the command line asks for."""
-    from classifier_free_guidance_pytorch.corpus.embedder import TextEmbedder
+    from classifier_free_guidance_pytorch.corpus.encode.embedder import TextEmbedder
     from classifier_free_guidance_pytorch.corpus.run import embed_corpus
 
     if arguments.quiet:

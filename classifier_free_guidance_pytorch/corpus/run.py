@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from classifier_free_guidance_pytorch.corpus.embedder import DTYPES, TextEmbedder
-from classifier_free_guidance_pytorch.corpus.job import Job
-from classifier_free_guidance_pytorch.corpus.manifest import Manifest, Plan, captions_path, finish, manifest_path, plan_path
-from classifier_free_guidance_pytorch.corpus.progress import progress_bar, say
-from classifier_free_guidance_pytorch.corpus.ranks import Rank, at_work, one_at_a_time, wait_for_plan
-from classifier_free_guidance_pytorch.corpus.repair import reopen_if_incomplete
-from classifier_free_guidance_pytorch.corpus.scan import scan, scratch_path
-from classifier_free_guidance_pytorch.corpus.sources import Source, open_source
+from classifier_free_guidance_pytorch.corpus.cluster.ranks import Rank, at_work, one_at_a_time, wait_for_plan
+from classifier_free_guidance_pytorch.corpus.cluster.repair import reopen_if_incomplete
+from classifier_free_guidance_pytorch.corpus.encode.embedder import DTYPES, TextEmbedder
+from classifier_free_guidance_pytorch.corpus.encode.job import Job
+from classifier_free_guidance_pytorch.corpus.encode.progress import progress_bar, say
+from classifier_free_guidance_pytorch.corpus.read.sources import Source, open_source
+from classifier_free_guidance_pytorch.corpus.scan.first_pass import scan, scratch_path
+from classifier_free_guidance_pytorch.corpus.store.manifest import Manifest, Plan, captions_path, finish, manifest_path, plan_path
 from classifier_free_guidance_pytorch.errors import ConfigError, checked
 
 DEFAULT_SHARD_ROWS = 8192
@@ -82,7 +82,7 @@ def embed_corpus(
         if not manifest_path(run.directory).exists():
             run.check_room(plan)
             if engine == 'ray':
-                from classifier_free_guidance_pytorch.corpus.ray_engine import encode_with_ray
+                from classifier_free_guidance_pytorch.corpus.cluster.ray_engine import encode_with_ray
 
                 encode_with_ray(job, ray_address, workers, quiet)
             else:

@@ -2,8 +2,8 @@
 
 import torch
 
-from classifier_free_guidance_pytorch.corpus import manifest, shards
-from classifier_free_guidance_pytorch.corpus.manifest import EncoderRecord, Plan
+from classifier_free_guidance_pytorch.corpus.store import manifest, shards
+from classifier_free_guidance_pytorch.corpus.store.manifest import EncoderRecord, Plan
 from tests.tiny_models import TinyEncoder
 
 CAPTIONS = ['a dog', 'the red ball', 'a dog', 'ein Gänschen, "zwei" Äpfel', 'x', 'the red ball', 'one two three four five six']

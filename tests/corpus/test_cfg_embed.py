@@ -108,7 +108,7 @@ def test_an_interruption_says_how_to_go_on(captions, tmp_path, capsys, monkeypat
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('classifier_free_guidance_pytorch.corpus.job.Job.encode', interrupt)
+    monkeypatch.setattr('classifier_free_guidance_pytorch.corpus.encode.job.Job.encode', interrupt)
     assert embed(captions, tmp_path / 'store', '--quiet') == 130
     assert f'interrupted; the same command goes on with {tmp_path / "store"}' in capsys.readouterr().err
 

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
-from classifier_free_guidance_pytorch.corpus import files
-from classifier_free_guidance_pytorch.corpus.files import read_json, sha256_of, write_json, write_tensors
+from classifier_free_guidance_pytorch.corpus.store import files
+from classifier_free_guidance_pytorch.corpus.store.files import read_json, sha256_of, write_json, write_tensors
 from classifier_free_guidance_pytorch.errors import ConfigError, StoreError, UsageError
 
 

@@ -15,8 +15,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from classifier_free_guidance_pytorch.corpus import EmbeddingStore, manifest, shards
-from classifier_free_guidance_pytorch.corpus.files import read_json, write_json
+from classifier_free_guidance_pytorch.corpus import EmbeddingStore
+from classifier_free_guidance_pytorch.corpus.store import manifest, shards
+from classifier_free_guidance_pytorch.corpus.store.files import read_json, write_json
 from classifier_free_guidance_pytorch.errors import CFGError, StoreError
 from tests.corpus.stores import CAPTIONS, tiny_encoder, write_store
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from classifier_free_guidance_pytorch.corpus import manifest, shards
-from classifier_free_guidance_pytorch.corpus.files import read_json, write_json
-from classifier_free_guidance_pytorch.corpus.manifest import EncoderRecord, Manifest, Plan, finish, note, noted
+from classifier_free_guidance_pytorch.corpus.store import manifest, shards
+from classifier_free_guidance_pytorch.corpus.store.files import read_json, write_json
+from classifier_free_guidance_pytorch.corpus.store.manifest import EncoderRecord, Manifest, Plan, finish, note, noted
 from classifier_free_guidance_pytorch.errors import ConfigError, StoreError
 from classifier_free_guidance_pytorch.text import EncoderIdentity
 from tests.corpus.stores import CAPTIONS, tiny_encoder, write_store

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from classifier_free_guidance_pytorch.corpus import EmbeddingStore, TextEmbedder
-from classifier_free_guidance_pytorch.corpus.manifest import encodings_path
+from classifier_free_guidance_pytorch.corpus.store.manifest import encodings_path
 from classifier_free_guidance_pytorch.errors import StoreError, UsageError
 from tests.corpus.test_run import TEXTS, embed, files_of
 from tests.tiny_models import TinyEncoder
@@ -48,7 +48,7 @@ def test_a_repair_that_is_killed(captions, tmp_path, monkeypatch, kill):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        where = 'repair.manifest_path' if kill == 'writing records' else 'job.Job.encode'
+        where = 'cluster.repair.manifest_path' if kill == 'writing records' else 'encode.job.Job.encode'
         patch.setattr(f'classifier_free_guidance_pytorch.corpus.{where}', killed)
         with pytest.raises(KeyboardInterrupt):
             embed(captions, tmp_path / 'store')

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from classifier_free_guidance_pytorch.corpus import EmbeddingStore, TextEmbedder, embed_corpus
-from classifier_free_guidance_pytorch.corpus.manifest import captions_path, encodings_path
-from classifier_free_guidance_pytorch.corpus.ranks import Rank, at_work, wait_for_plan
+from classifier_free_guidance_pytorch.corpus.cluster.ranks import Rank, at_work, wait_for_plan
+from classifier_free_guidance_pytorch.corpus.store.manifest import captions_path, encodings_path
 from classifier_free_guidance_pytorch.errors import ConfigError, StoreError, UsageError
 from tests.tiny_models import CAPTIONS, TinyEncoder
 

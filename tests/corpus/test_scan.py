@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from classifier_free_guidance_pytorch.corpus import merging
-from classifier_free_guidance_pytorch.corpus.manifest import captions_path, index_path
-from classifier_free_guidance_pytorch.corpus.scan import Skipped, scan
-from classifier_free_guidance_pytorch.corpus.shards import caption_digest, caption_hash
-from classifier_free_guidance_pytorch.corpus.sources_files import Bad
+from classifier_free_guidance_pytorch.corpus.read.formats import Bad
+from classifier_free_guidance_pytorch.corpus.scan import merging
+from classifier_free_guidance_pytorch.corpus.scan.first_pass import Skipped, scan
+from classifier_free_guidance_pytorch.corpus.store.manifest import captions_path, index_path
+from classifier_free_guidance_pytorch.corpus.store.shards import caption_digest, caption_hash
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 
 
@@ -84,7 +84,7 @@ def test_equal_captions_become_one(small_buckets, tmp_path_factory, values):
 
 def test_captions_with_half_a_digest_in_common_stay_two(tmp_path, monkeypatch, small_buckets):
     """The first half is what a caption is looked up by, not what decides that two are equal."""
-    from classifier_free_guidance_pytorch.corpus import scan as module
+    from classifier_free_guidance_pytorch.corpus.scan import first_pass as module
 
     monkeypatch.setattr(module, 'caption_digest', lambda text: bytes(8) + caption_digest(text)[8:])
     found = scan(Listed(['a', 'b', 'a', 'c']), tmp_path, 8)

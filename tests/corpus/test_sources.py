@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from classifier_free_guidance_pytorch.corpus.sources import caption_of, choose_column, open_source
-from classifier_free_guidance_pytorch.corpus.sources_files import Bad
+from classifier_free_guidance_pytorch.corpus.read.formats import Bad
+from classifier_free_guidance_pytorch.corpus.read.sources import caption_of, choose_column, open_source
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
 
 # Separators of every format below, quotes, letters beyond ASCII, line ends of Unicode, a character of two surrogates.
@@ -165,7 +165,7 @@ def test_captions_of_any_length_in_a_cell(tmp_path):
 @pytest.mark.parametrize('limit', [1 << 24, 90])
 def test_a_quote_that_is_not_closed_spoils_its_line_alone(tmp_path, monkeypatch, limit):
     """Also where it is found before the file ends."""
-    monkeypatch.setattr('classifier_free_guidance_pytorch.corpus.sources_files._CELL', limit)
+    monkeypatch.setattr('classifier_free_guidance_pytorch.corpus.read.formats._CELL', limit)
     rows = [f'{i},caption {i}' for i in range(30)]
     rows[3] = '3,"caption 3'
     (tmp_path / 'a.csv').write_text('\n'.join(['id,caption', *rows, '']))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, StackDataset
 
 from classifier_free_guidance_pytorch.corpus import EmbeddingStore
-from classifier_free_guidance_pytorch.corpus import shards as writing
+from classifier_free_guidance_pytorch.corpus.store import shards as writing
 from classifier_free_guidance_pytorch.errors import CFGError, ConfigError, ShapeError, StoreError, UnknownCaptionError
 from tests.conditioners.making import KINDS, make, make_raw, noise
 from tests.corpus.stores import CAPTIONS, OtherEncoder, assert_same, tiny_encoder, write_store
@@ -97,11 +97,11 @@ def test_many_captions_and_blocks_of_the_index(tmp_path):
 
 
 def test_equal_hashes_are_told_apart_by_the_captions(tmp_path, monkeypatch):
-    from classifier_free_guidance_pytorch.corpus import index
+    from classifier_free_guidance_pytorch.corpus.store import index
 
     monkeypatch.setattr(writing, 'BLOCK', 4)
     monkeypatch.setattr(index, 'BLOCK', 4)
-    monkeypatch.setattr('classifier_free_guidance_pytorch.corpus.reading.BLOCK', 4)
+    monkeypatch.setattr('classifier_free_guidance_pytorch.corpus.store.reading.BLOCK', 4)
     for module in (writing, index):  # three hashes in all: every one fills more than a block
         monkeypatch.setattr(module, 'caption_hash', lambda caption: len(caption) % 3 - 1)
     captions = [str(10**number) for number in range(30)]

@@ -113,5 +113,7 @@ def test_a_sampler_that_does_not_fit_is_refused():
 
 def test_without_diffusers_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setattr(folders, 'find_spec', lambda name: None)
-    with pytest.raises(MissingDependencyError, match=r"^images are sampled by diffusers, which is not installed: pip install diffusers$"):
+    with pytest.raises(
+        MissingDependencyError, match=r'^images are sampled by diffusers, which is not installed: pip install diffusers$'
+    ):
         Diffusion('flow').scheduler()

@@ -14,11 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from classifier_free_guidance_pytorch.corpus.embedder import Embedded, TextEmbedder, Tokenized
-from classifier_free_guidance_pytorch.corpus.files import FileRecord, sha256_of
-from classifier_free_guidance_pytorch.corpus.manifest import Plan, captions_name, encodings_name, names, noted, record_path
-from classifier_free_guidance_pytorch.corpus.progress import SharedBar, progress_bar
-from classifier_free_guidance_pytorch.corpus.shards import write_encodings
+from classifier_free_guidance_pytorch.corpus.encode.embedder import Embedded, TextEmbedder, Tokenized
+from classifier_free_guidance_pytorch.corpus.encode.progress import SharedBar, progress_bar
+from classifier_free_guidance_pytorch.corpus.store.files import FileRecord, sha256_of
+from classifier_free_guidance_pytorch.corpus.store.manifest import Plan, captions_name, encodings_name, names, noted, record_path
+from classifier_free_guidance_pytorch.corpus.store.shards import write_encodings
 from classifier_free_guidance_pytorch.errors import StoreError, UsageError
 
 

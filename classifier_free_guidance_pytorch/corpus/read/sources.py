@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
-from classifier_free_guidance_pytorch.corpus.sources_files import FORMATS, Bad, Entry, Format
+from classifier_free_guidance_pytorch.corpus.read.formats import FORMATS, Bad, Entry, Format
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 _USUAL_COLUMNS = ('caption', 'text', 'prompt')
@@ -112,7 +112,7 @@ def open_source(
             raise ConfigError(f'split={split!r} chooses from a dataset of Hugging Face, but {source} is not one')
         found: Source = _files(path, column)
     else:
-        from classifier_free_guidance_pytorch.corpus.sources_hub import open_dataset
+        from classifier_free_guidance_pytorch.corpus.read.hub import open_dataset
 
         if not path.is_dir() and (path.suffix in FORMATS or str(source).startswith(('.', '/', '~'))):
             raise ConfigError(f'{source} does not exist: pass a file, a folder or the name of a dataset')

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.corpus.manifest import EncoderRecord
+from classifier_free_guidance_pytorch.corpus.store.manifest import EncoderRecord
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError, checked
 from classifier_free_guidance_pytorch.text import Encoder, TextEncoder, TextEncoding, as_texts, build_encoders, encode_with
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from classifier_free_guidance_pytorch.corpus.reading import Column
-from classifier_free_guidance_pytorch.corpus.shards import BLOCK, caption_hash
+from classifier_free_guidance_pytorch.corpus.store.reading import Column
+from classifier_free_guidance_pytorch.corpus.store.shards import BLOCK, caption_hash
 from classifier_free_guidance_pytorch.errors import StoreError
 
 

@@ -7,8 +7,8 @@ import os
 from dataclasses import replace
 from typing import Any
 
-from classifier_free_guidance_pytorch.corpus.job import Job
-from classifier_free_guidance_pytorch.corpus.progress import SharedBar, progress_bar
+from classifier_free_guidance_pytorch.corpus.encode.job import Job
+from classifier_free_guidance_pytorch.corpus.encode.progress import SharedBar, progress_bar
 from classifier_free_guidance_pytorch.errors import CFGError, ConfigError, MissingDependencyError
 
 _PROCESSORS_PER_WORKER = 4

@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from classifier_free_guidance_pytorch.corpus.manifest import captions_path, manifest_path, plan_path
-from classifier_free_guidance_pytorch.corpus.scan import scratch_path
+from classifier_free_guidance_pytorch.corpus.scan.first_pass import scratch_path
+from classifier_free_guidance_pytorch.corpus.store.manifest import captions_path, manifest_path, plan_path
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 
 _PATIENCE = 900.0  # seconds without a sign of life of the process that reads the captions

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.corpus.files import FileRecord, bytes_of, write_tensors
-from classifier_free_guidance_pytorch.corpus.manifest import captions_path, encodings_path, index_path, note
+from classifier_free_guidance_pytorch.corpus.store.files import FileRecord, bytes_of, write_tensors
+from classifier_free_guidance_pytorch.corpus.store.manifest import captions_path, encodings_path, index_path, note
 
 BLOCK = 512  # entries of the index under one checksum: 4 KiB, about what a disk reads anyway
 

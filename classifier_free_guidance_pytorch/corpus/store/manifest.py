@@ -16,7 +16,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from classifier_free_guidance_pytorch.corpus.files import FileRecord, read_json, write_json
+from classifier_free_guidance_pytorch.corpus.store.files import FileRecord, read_json, write_json
 from classifier_free_guidance_pytorch.errors import ConfigError, StoreError
 from classifier_free_guidance_pytorch.text import Encoder, EncoderIdentity, identity_of
 

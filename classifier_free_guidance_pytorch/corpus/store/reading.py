@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.corpus.files import DTYPES, FileRecord, bytes_of, sha256_of
-from classifier_free_guidance_pytorch.corpus.manifest import STORED_DTYPES, EncoderRecord, Plan, check_size, remedy
-from classifier_free_guidance_pytorch.corpus.shards import BLOCK
+from classifier_free_guidance_pytorch.corpus.store.files import DTYPES, FileRecord, bytes_of, sha256_of
+from classifier_free_guidance_pytorch.corpus.store.manifest import STORED_DTYPES, EncoderRecord, Plan, check_size, remedy
+from classifier_free_guidance_pytorch.corpus.store.shards import BLOCK
 from classifier_free_guidance_pytorch.errors import StoreError
 
 

@@ -15,11 +15,11 @@ from typing import BinaryIO
 
 import torch
 
-from classifier_free_guidance_pytorch.corpus.manifest import captions_path
-from classifier_free_guidance_pytorch.corpus.merging import Merged, merge_equal
-from classifier_free_guidance_pytorch.corpus.shards import caption_digest, write_captions, write_index
-from classifier_free_guidance_pytorch.corpus.sources import Source, caption_of
-from classifier_free_guidance_pytorch.corpus.sources_files import Bad, Place
+from classifier_free_guidance_pytorch.corpus.read.formats import Bad, Place
+from classifier_free_guidance_pytorch.corpus.read.sources import Source, caption_of
+from classifier_free_guidance_pytorch.corpus.scan.merging import Merged, merge_equal
+from classifier_free_guidance_pytorch.corpus.store.manifest import captions_path
+from classifier_free_guidance_pytorch.corpus.store.shards import caption_digest, write_captions, write_index
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 
 _NAMED = 5  # places that are named per reason

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from classifier_free_guidance_pytorch.corpus.files import write_json
-from classifier_free_guidance_pytorch.corpus.manifest import Manifest, check_size, is_made_again, manifest_path, record_path
-from classifier_free_guidance_pytorch.corpus.ranks import Rank
+from classifier_free_guidance_pytorch.corpus.cluster.ranks import Rank
+from classifier_free_guidance_pytorch.corpus.store.files import write_json
+from classifier_free_guidance_pytorch.corpus.store.manifest import Manifest, check_size, is_made_again, manifest_path, record_path
 from classifier_free_guidance_pytorch.errors import UsageError
 
 

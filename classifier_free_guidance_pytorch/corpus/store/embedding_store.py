@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from classifier_free_guidance_pytorch.corpus.files import DTYPES, bytes_of
-from classifier_free_guidance_pytorch.corpus.index import Index
-from classifier_free_guidance_pytorch.corpus.manifest import (
+from classifier_free_guidance_pytorch.corpus.store.files import DTYPES, bytes_of
+from classifier_free_guidance_pytorch.corpus.store.index import Index
+from classifier_free_guidance_pytorch.corpus.store.manifest import (
     INDEX,
     STORED_DTYPES,
     EncoderRecord,
@@ -27,7 +27,7 @@ from classifier_free_guidance_pytorch.corpus.manifest import (
     manifest_path,
     plan_path,
 )
-from classifier_free_guidance_pytorch.corpus.reading import (
+from classifier_free_guidance_pytorch.corpus.store.reading import (
     Column,
     Expected,
     check_whole,
