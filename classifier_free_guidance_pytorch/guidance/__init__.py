@@ -13,22 +13,36 @@ Nothing here knows of texts, modules or models.
 
 from __future__ import annotations
 
-from .attention_features import nag
-from .combine import InX0, OnChannels, Sum, Then
-from .conventions import convert_scale
-from .distributions import discrete, logits
-from .frequencies import fdg
-from .lines import cfg, chain, compose, weak
-from .many_rules import Chain, Compose, PerpNeg, Weak
-from .post_steps import Renorm, Rescale, renorm, renorm_to_cond, rescale, rescale_to_cond
-from .presets import PRESETS, Preset, preset
-from .projections import apg, cfg_zero_star, perp_neg, raag, tcfg
-from .rule import BRANCHES, Predictions, Rule, Step
-from .rules import APG, CFG, FDG, NAG, RAAG, TCFG, CFGZeroStar, Discrete, Logits
-from .savers import Adaptive, ReuseDelta
-from .schedules import Schedule, cfg_plus_plus, clamp_linear, constant, cosine, interval, linear, piecewise, power_cosine
-from .spaces import SPACES, from_x0, to_x0
-from .state import State
+from classifier_free_guidance_pytorch.guidance._apg import APG, apg
+from classifier_free_guidance_pytorch.guidance._cfg import CFG, cfg
+from classifier_free_guidance_pytorch.guidance._cfg_zero import CFGZeroStar, cfg_zero_star
+from classifier_free_guidance_pytorch.guidance._chain import Chain, chain
+from classifier_free_guidance_pytorch.guidance._compose import Compose, compose
+from classifier_free_guidance_pytorch.guidance._fdg import FDG, fdg
+from classifier_free_guidance_pytorch.guidance._logits import Discrete, Logits, discrete, logits
+from classifier_free_guidance_pytorch.guidance._nag import NAG, nag
+from classifier_free_guidance_pytorch.guidance._perp_neg import PerpNeg, perp_neg
+from classifier_free_guidance_pytorch.guidance._raag import RAAG, raag
+from classifier_free_guidance_pytorch.guidance._rescale import Renorm, Rescale, renorm, renorm_to_cond, rescale, rescale_to_cond
+from classifier_free_guidance_pytorch.guidance._tcfg import TCFG, tcfg
+from classifier_free_guidance_pytorch.guidance._weak import Weak, weak
+from classifier_free_guidance_pytorch.guidance.combine import InX0, OnChannels, Rule, Sum, Then
+from classifier_free_guidance_pytorch.guidance.presets import PRESETS, Preset, preset
+from classifier_free_guidance_pytorch.guidance.rule import BRANCHES, Predictions, State, Step
+from classifier_free_guidance_pytorch.guidance.scales import convert_scale
+from classifier_free_guidance_pytorch.guidance.schedules import (
+    Schedule,
+    cfg_plus_plus,
+    clamp_linear,
+    constant,
+    cosine,
+    interval,
+    linear,
+    piecewise,
+    power_cosine,
+)
+from classifier_free_guidance_pytorch.guidance.skip_null import Adaptive, ReuseDelta
+from classifier_free_guidance_pytorch.guidance.spaces import SPACES, from_x0, to_x0
 
 __all__ = [
     'APG', 'BRANCHES', 'CFG', 'FDG', 'NAG', 'PRESETS', 'RAAG', 'SPACES', 'TCFG',

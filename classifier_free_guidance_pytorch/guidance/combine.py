@@ -1,23 +1,42 @@
-"""Rules made of rules: sums, post-steps, another prediction space, a part of the channels."""
+"""Rules that combine: sums, post-steps, another prediction space, a part of the channels."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
+from classifier_free_guidance_pytorch.guidance.rule import BaseRule, Predictions, State, Step, in_order
+from classifier_free_guidance_pytorch.guidance.scales import Scale, uniform_value
+from classifier_free_guidance_pytorch.guidance.spaces import check_space, from_x0, to_x0
 
-from .checks import Scale, uniform_value
-from .rule import BRANCHES, PostStep, Predictions, Rule, Step
-from .spaces import check_space, from_x0, to_x0
-from .state import State
+PostStep = Callable[[Tensor, Tensor], Tensor]
+"""`(guided, cond) -> guided`."""
 
 
-def _in_order(names: set[str]) -> tuple[str, ...]:
-    """Branches in their one order."""
-    return tuple(branch for branch in BRANCHES if branch in names)
+@dataclass(frozen=True)
+class Rule(BaseRule):
+    """A guidance rule; its subclasses are the rules of `guidance`."""
+
+    def __add__(self, other: Rule) -> Sum:
+        """Add the deltas of two rules: `c + (self - c) + (other - c)`."""
+        return Sum((self, other)) if isinstance(other, Rule) else NotImplemented
+
+    def then(self, post: PostStep) -> Then:
+        """Follow this rule by a post-step, such as `guidance.rescale_to_cond(0.7)`; post-steps chain."""
+        return Then(self, post)
+
+    def in_x0(self, space: str) -> InX0:
+        """Apply this rule to clean samples, for a model that predicts `'eps'`, `'v'` or `'flow'`; calls take `x` and `sigma`."""
+        return InX0(self, space)
+
+    def on_channels(self, start: int, stop: int | None = None, dim: int = 1) -> OnChannels:
+        """Guide only these channels; the others stay those of `cond` (learned-variance models guide only the mean)."""
+        return OnChannels(self, start, stop, dim)
 
 
 @dataclass(frozen=True)
@@ -58,26 +77,31 @@ class Sum(Rule):
     def remembers(self) -> bool:
         return any(rule.remembers for rule in self.rules)
 
+    @property
+    def default_scale(self) -> float | None:
+        defaults = [rule.default_scale for rule in self.rules]
+        own = [scale for scale in defaults if scale not in (None, 1.0)]
+        return own[0] if own else 1.0 if 1.0 in defaults else None
+
     def needs_of_parts(self) -> set[str]:
         return set().union(*(rule.needs_of_parts() for rule in self.rules))
 
-    def _parts(self, state: State | None) -> tuple[State | None, ...]:
+    def _states(self, state: State | None) -> tuple[State | None, ...]:
         return (None,) * len(self.rules) if state is None else state.parts
 
     def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
-        needed = [rule.branches(scale, part, progress) for rule, part in zip(self.rules, self._parts(state), strict=True)]
-        if any(len(names) == 0 for names in needed):
-            return ()
-        return _in_order({'cond'}.union(*needed))
+        needed = [rule.branches(scale, part, progress) for rule, part in zip(self.rules, self._states(state), strict=True)]
+        return in_order({'cond'}.union(*needed)) if all(needed) else ()
 
     def init_state(self, like: Tensor | None = None) -> State | None:
         return State(self, tuple(rule.init_state(like) for rule in self.rules)) if self.remembers else None
 
-    def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
-        states = self._parts(step.state)
-        guided = self.rules[0].apply(given, scale, step._replace(state=states[0]))
+    def guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
+        cond, states = given.cond, self._states(step.state)
+        assert cond is not None
+        guided = self.rules[0].guide(given, scale, step._replace(state=states[0]))
         for rule, state in zip(self.rules[1:], states[1:], strict=True):
-            guided = guided + (rule.apply(given, scale, step._replace(state=state)) - given.main())
+            guided = guided + (rule.guide(given, scale, step._replace(state=state)) - cond)
         return guided
 
 
@@ -86,6 +110,8 @@ class Wrapper(Rule):
     """A rule around one other rule, whose branches and state are its own."""
 
     rule: Rule
+    compares_with_cond: ClassVar[bool] = False
+    """Whether it needs cond even where the rule itself needs null alone."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.rule, Rule):
@@ -103,8 +129,13 @@ class Wrapper(Rule):
     def remembers(self) -> bool:
         return self.rule.remembers
 
+    @property
+    def default_scale(self) -> float | None:
+        return self.rule.default_scale
+
     def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
-        return self.rule.branches(scale, state, progress)
+        needed = self.rule.branches(scale, state, progress)
+        return in_order({'cond', *needed}) if needed and self.compares_with_cond else needed
 
     def needs_of_parts(self) -> set[str]:
         return self.rule.needs_of_parts()
@@ -114,14 +145,6 @@ class Wrapper(Rule):
 
     def check_state(self, state: State | None) -> None:
         self.rule.check_state(state)
-
-    def apply(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
-        self.check_state(step.state)
-        needed = self.branches(scale, step.state, step.progress)
-        if len(needed) == 0:
-            return self._nothing(given, step)
-        self._check_given(given, needed)
-        return self._guide(given, scale, step)
 
 
 @dataclass(frozen=True)
@@ -138,6 +161,7 @@ class Then(Wrapper):
     """
 
     post: PostStep
+    compares_with_cond: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,14 +172,10 @@ class Then(Wrapper):
     def anchored(self) -> bool:
         return self.rule.anchored and bool(getattr(self.post, 'keeps_cond', False))
 
-    def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
-        needed = self.rule.branches(scale, state, progress)
-        # cond is the measure of a post-step, so it is needed even where the rule itself is content with null
-        return _in_order({'cond', *needed}) if needed else needed
-
-    def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
-        post = self.post
-        return post(self.rule.apply(given, scale, step), given.main())
+    def guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
+        assert given.cond is not None
+        post = self.post  # a callable in a field is no method
+        return post(self.rule.guide(given, scale, step), given.cond)
 
 
 @dataclass(frozen=True)
@@ -180,28 +200,20 @@ class InX0(Wrapper):
         super().__post_init__()
         check_space('in_x0', self.space)
 
-    def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
+    def guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         if self.space == 'x0' or (self.anchored and uniform_value(scale) == 1):
-            return self.rule.apply(given, scale, step)  # cond itself, with no round trip through another space
-        x, sigma, alpha = step.x, step.sigma, step.alpha
+            return self.rule.guide(given, scale, step)  # cond itself, with no round trip through another space
+        space, x, sigma, alpha = self.space, step.x, step.sigma, step.alpha
         if x is None or sigma is None:
             missing = 'x' if x is None else 'sigma'
             raise UsageError(
-                f'a rule in x0 for a model that predicts {self.space!r} needs the noisy sample x= and its noise level sigma=; '
+                f'a rule in x0 for a model that predicts {space!r} needs the noisy sample x= and its noise level sigma=; '
                 f'{missing}= was not given'
             )
-
-        def clean(prediction: Tensor | None) -> Tensor | None:
-            return None if prediction is None else to_x0(prediction, self.space, x, sigma, alpha)
-
-        def all_clean(predictions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return tuple(to_x0(prediction, self.space, x, sigma, alpha) for prediction in predictions)
-
-        converted = Predictions(
-            clean(given.cond), clean(given.null), clean(given.weak), all_clean(given.conds), all_clean(given.negatives)
-        )
-        guided = from_x0(self.rule.apply(converted, scale, step), self.space, x, sigma, alpha)
-        return guided.to((given.cond if given.cond is not None else given.unguided()).dtype)
+        clean = given.map(lambda prediction: to_x0(prediction, space, x, sigma, alpha))
+        guided = from_x0(self.rule.guide(clean, scale, step), space, x, sigma, alpha)
+        like = given.cond if given.cond is not None else given.null
+        return guided.to(like.dtype if like is not None else x.dtype)
 
 
 @dataclass(frozen=True)
@@ -224,33 +236,22 @@ class OnChannels(Wrapper):
     start: int
     stop: int | None = None
     dim: int = 1
+    compares_with_cond: ClassVar[bool] = True
 
-    def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
-        needed = self.rule.branches(scale, state, progress)
-        return _in_order({'cond', *needed}) if needed else needed
-
-    def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
-        cond = given.main()
-        size = cond.shape[self.dim] if -cond.ndim <= self.dim < cond.ndim else 0
+    def guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
+        cond, dim = given.cond, self.dim
+        assert cond is not None
+        size = cond.shape[dim] if -cond.ndim <= dim < cond.ndim else 0
         start, stop, _ = slice(self.start, self.stop).indices(size)
         if start >= stop:
             raise ShapeError(
-                f'on_channels: channels {self.start} to {self.stop} of dimension {self.dim} are empty for predictions of '
+                f'on_channels: channels {self.start} to {self.stop} of dimension {dim} are empty for predictions of '
                 f'shape {tuple(cond.shape)}'
             )
-
-        def cut(tensor: Tensor) -> Tensor:
-            return tensor.narrow(self.dim, start, stop - start)
-
-        def maybe(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else cut(tensor)
-
-        part = Predictions(
-            cut(cond), maybe(given.null), maybe(given.weak), tuple(map(cut, given.conds)), tuple(map(cut, given.negatives))
-        )
         x = step.x
         if x is not None and x.shape == cond.shape:
-            x = cut(x)
-        guided = self.rule.apply(part, scale, step._replace(x=x))
-        before, after = cond.narrow(self.dim, 0, start), cond.narrow(self.dim, stop, size - stop)
-        return torch.cat((before, guided, after), dim=self.dim)
+            x = x.narrow(dim, start, stop - start)
+        part = given.map(lambda prediction: prediction.narrow(dim, start, stop - start))  # (b, stop - start, ...)
+        guided = self.rule.guide(part, scale, step._replace(x=x))
+        before, after = cond.narrow(dim, 0, start), cond.narrow(dim, stop, size - stop)
+        return torch.cat((before, guided, after), dim=dim)

@@ -6,13 +6,16 @@ import math
 from dataclasses import dataclass
 
 from classifier_free_guidance_pytorch.errors import ConfigError
-
-from .checks import Scale
-from .many_rules import Chain, Weak
-from .post_steps import renorm_to_cond, rescale_to_cond
-from .rule import Rule
-from .rules import CFG, FDG, NAG, RAAG
-from .schedules import Schedule, interval
+from classifier_free_guidance_pytorch.guidance._cfg import CFG
+from classifier_free_guidance_pytorch.guidance._chain import Chain
+from classifier_free_guidance_pytorch.guidance._fdg import FDG
+from classifier_free_guidance_pytorch.guidance._nag import NAG
+from classifier_free_guidance_pytorch.guidance._raag import RAAG
+from classifier_free_guidance_pytorch.guidance._rescale import renorm_to_cond, rescale_to_cond
+from classifier_free_guidance_pytorch.guidance._weak import Weak
+from classifier_free_guidance_pytorch.guidance.combine import Rule
+from classifier_free_guidance_pytorch.guidance.scales import Scale
+from classifier_free_guidance_pytorch.guidance.schedules import Schedule, interval
 
 
 @dataclass(frozen=True)

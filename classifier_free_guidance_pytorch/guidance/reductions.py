@@ -1,7 +1,7 @@
 """Dot products, norms and standard deviations per sample, over every non-batch dimension unless `dim` says otherwise.
 
 All keep the reduced dimensions, so that the result multiplies the tensor it came from. Half precision is reduced in float32
-and the result stays float32; float64 appears only where it was passed in, since it does not exist on every device.
+and the result stays float32. float64 appears only where it was passed in, since it does not exist on every device.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ import torch
 from torch import Tensor
 
 Dims = int | tuple[int, ...] | None
+"""The dimensions of a vector; None for all but the batch."""
 
 
 def dims_of(x: Tensor, dim: Dims = None) -> tuple[int, ...]:
-    """Name the dimensions to reduce: `dim`, or all but the first."""
+    """Return the dimensions to reduce: `dim`, or all but the first."""
     if dim is None:
         return tuple(range(1, x.ndim))
     return (dim,) if isinstance(dim, int) else dim
 
 
 def widened(x: Tensor) -> Tensor:
-    """Half precision as float32; everything else unchanged."""
+    """Return half precision as float32, and everything else unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def dot(a: Tensor, b: Tensor, dim: Dims = None) -> Tensor:
     """Return `<a, b>`."""
-    return (widened(a) * widened(b)).sum(dim=dims_of(a, dim), keepdim=True)
+    return (widened(a) * widened(b)).sum(dim=dims_of(a, dim), keepdim=True)  # (b, 1, ...)
 
 
 def norm(x: Tensor, dim: Dims = None, order: float = 2) -> Tensor:
     """Return the 2-norm, or the norm of another order; its gradient at zero is zero."""
-    lengths: Tensor = torch.linalg.vector_norm(widened(x), order, dim=dims_of(x, dim), keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(widened(x), order, dim=dims_of(x, dim), keepdim=True)  # (b, 1, ...)
     return lengths
 
 
@@ -42,13 +43,13 @@ def squared_norm(x: Tensor, dim: Dims = None) -> Tensor:
     return norm(x, dim).square()
 
 
-def spread(x: Tensor, dim: Dims = None) -> Tensor:
+def spread(x: Tensor) -> Tensor:
     """Return the norm of `x - mean(x)`: a standard deviation but for a factor that ratios do not see.
 
-    Unlike `Tensor.std` it is zero, and not NaN, for a single feature, and its gradient at zero is zero.
+    Unlike `Tensor.std` it is zero, not NaN, for a single feature, and its gradient at zero is zero.
     """
-    wide, dims = widened(x), dims_of(x, dim)
-    return norm(wide - wide.mean(dim=dims, keepdim=True), dims)
+    wide = widened(x)
+    return norm(wide - wide.mean(dim=dims_of(x), keepdim=True))
 
 
 def count(x: Tensor, dim: Dims = None) -> int:

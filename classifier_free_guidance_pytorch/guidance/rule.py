@@ -1,35 +1,34 @@
-"""What a rule is: a frozen set of parameters that turns predictions into a guided prediction.
+"""What a rule is: a frozen set of parameters that turns the predictions of one step into a guided prediction.
 
-A rule names the predictions it needs (`branches`), so that whoever owns the model runs those and no others, and is then called
-with them. It never sees a model. Rules add (`+`), take post-steps (`.then`), and move to another prediction space (`.in_x0`).
+A rule never sees a model. It names the predictions that it needs, so that whoever owns the model makes those passes and no
+others, and is then handed exactly those:
+
+    needed = rule.branches(scale, state, progress)      # ('cond', 'null')
+    guided = rule.guide(Predictions(cond, null), scale, Step(state, x, sigma, alpha, progress))      # (b, ...)
+
+`rule(cond, null, scale)` does both, with checks, for loops written by hand. A rule holds no tensors and remembers nothing: what
+it needs from one step to the next is in a `State`, which the caller makes with `rule.init_state()`, hands in at every step of
+one run, and owns. So two samplers that share a model and a rule never see each other's memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.errors import UsageError
-
-from .checks import Scale, uniform_value
-
-if TYPE_CHECKING:
-    from .combine import InX0, OnChannels, Sum, Then
-    from .state import State
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
+from classifier_free_guidance_pytorch.guidance.scales import Scale, uniform_value
 
 BRANCHES = ('cond', 'null', 'weak', 'conds', 'negatives')
 """Every prediction a rule can ask for, in the order in which `Rule.branches` names them."""
 
-PostStep = Callable[[Tensor, Tensor], Tensor]
-"""`(guided, cond) -> guided`."""
-
 
 class Predictions(NamedTuple):
-    """The predictions of one step; those that were not made are None or empty."""
+    """The predictions of one step, each `(b, ...)`; those that were not made are None or empty."""
 
     cond: Tensor | None = None
     null: Tensor | None = None
@@ -38,19 +37,20 @@ class Predictions(NamedTuple):
     negatives: tuple[Tensor, ...] = ()
 
     def has(self, branch: str) -> bool:
-        """Whether a branch was given."""
+        """Return whether a branch was given."""
         value = getattr(self, branch)
         return value is not None and (not isinstance(value, tuple) or len(value) > 0)
 
-    def main(self) -> Tensor:
-        """Return the conditional prediction, which the caller has made sure is there."""
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Return `cond` and `null`, of which the caller knows that they are there."""
         assert self.cond is not None
-        return self.cond
-
-    def unguided(self) -> Tensor:
-        """Return the null prediction, which the caller has made sure is there."""
         assert self.null is not None
-        return self.null
+        return self.cond, self.null
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Predictions:
+        """Apply a function to every prediction."""
+        cond, null, weak = (None if prediction is None else fn(prediction) for prediction in self[:3])
+        return Predictions(cond, null, weak, tuple(map(fn, self.conds)), tuple(map(fn, self.negatives)))
 
 
 class Step(NamedTuple):
@@ -63,49 +63,87 @@ class Step(NamedTuple):
     progress: float | None = None
 
 
+@dataclass(eq=False)
+class State:
+    """The memory of one sampling run under one rule, updated in place.
+
+    Args:
+        rule: The rule that made it, and the only one that may use it.
+        parts: States of the rules it is composed of, None for those that remember nothing.
+    """
+
+    rule: BaseRule
+    parts: tuple[State | None, ...] = ()
+
+    def reset(self) -> None:
+        """Forget everything, as before the first step."""
+        for part in self.parts:
+            if part is not None:
+                part.reset()
+        for entry in fields(self):
+            if entry.name not in ('rule', 'parts'):
+                setattr(self, entry.name, entry.default)
+
+    def check_held(self, what: str, held: Tensor | None, expected: tuple[int, ...], like: Tensor) -> None:
+        """Raise `ShapeError` where a remembered tensor belongs to predictions of another shape."""
+        if held is not None and tuple(held.shape) != expected:
+            raise ShapeError(
+                f'guidance state holds {what} of shape {tuple(held.shape)}, but the predictions have shape '
+                f'{tuple(like.shape)}; make a new state with rule.init_state() for every sampling run'
+            )
+
+
 @dataclass(frozen=True)
-class Rule:
-    """A guidance rule; its subclasses are the rules of `guidance`."""
+class BaseRule:
+    """What every rule does for a sampler; `guidance.Rule` adds the ways in which rules are combined."""
 
     needs: ClassVar[tuple[str, ...]] = ('cond', 'null')
     """The branches it needs at a scale that is neither 0 nor 1 throughout."""
-    affine: ClassVar[bool] = False
-    """Whether it gives the same answer in every prediction space."""
     null_at_zero: ClassVar[bool] = False
     """Whether a scale of 0 needs the null branch alone."""
+    acts_at_one: ClassVar[bool] = False
+    """Whether it has weights of its own, and so needs all its branches at a scale of 1."""
     inside_attention: ClassVar[bool] = False
-    """Whether its predictions are the outputs of cross-attention, and not those of the model."""
+    """Whether its predictions are the outputs of cross-attention instead of those of the model."""
 
     @property
     def anchored(self) -> bool:
         """Whether a scale of 1 returns the conditional prediction unchanged."""
-        return True
+        return not self.acts_at_one
 
     @property
     def remembers(self) -> bool:
         """Whether it needs a state."""
         return False
 
-    def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
-        """Name the predictions needed at this step.
+    @property
+    def default_scale(self) -> float | None:
+        """The scale of a call that gives none: the strongest of its own; 1 if it acts at 1; None if it would do nothing."""
+        return 1.0 if self.acts_at_one else None
 
-        A number, or a CPU tensor outside `torch.compile`, is looked at, to find that every scale is exactly 1 (the
-        conditional branch alone) or exactly 0 (the null branch alone); any other tensor is not, and asks for every branch.
+    def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
+        """Name the predictions needed at this step, in the order of `BRANCHES`.
+
+        A number, or a CPU tensor outside `torch.compile`, is read, to find that every scale is exactly 1 (the conditional
+        branch alone) or exactly 0 (the null branch alone). Any other tensor is not read, and asks for every branch.
 
         Args:
             scale: Guidance scale of this step.
-            state: The state of this run, for rules that save passes.
+            state: The state of this run, for rules that remember. `Adaptive` and `ReuseDelta` read one flag of it per step.
             progress: From 0 (pure noise) to 1, for rules that change on the way.
 
         Returns:
             Names out of `cond`, `null`, `weak`, `conds`, `negatives`; none where the output is zero whatever they are.
+
+        Raises:
+            ConfigError: What was passed is no scale.
 
         >>> from classifier_free_guidance_pytorch import guidance
         >>> guidance.CFG().branches(7.5), guidance.CFG().branches(1.), guidance.CFG().branches(0.)
         (('cond', 'null'), ('cond',), ('null',))
         """
         value = uniform_value(scale)
-        if value == 1 and self.anchored:
+        if value == 1 and not self.acts_at_one:
             return ('cond',)
         return ('null',) if value == 0 and self.null_at_zero else self.needs
 
@@ -141,7 +179,7 @@ class Rule:
         alpha: Scale | None = None,
         progress: float | None = None,
     ) -> Tensor:
-        """Guide.
+        """Guide, from at least the predictions that `branches` names; others are ignored.
 
         Args:
             cond: Prediction under the condition, `(b, ...)`.
@@ -162,21 +200,45 @@ class Rule:
         Raises:
             UsageError: A branch or a state that the rule needs at this scale was not given, or the state is another rule's.
             ShapeError: Predictions or scale do not fit together.
-            ConfigError: They differ in dtype or device.
+            ConfigError: They differ in dtype or device, or what was passed is no scale.
         """
+        for name, several in (('conds', conds), ('negatives', negatives)):
+            if isinstance(several, Tensor):
+                raise ConfigError(f'{name} must be a sequence of predictions, got one tensor; write {name}=(prediction,)')
+        self.check_state(state)
+        needed = self.branches(scale, state, progress)
         given = Predictions(cond, null, weak, tuple(conds or ()), tuple(negatives or ()))
-        return self.apply(given, scale, Step(state, x, sigma, alpha, progress))
+        if not needed:
+            return self._zero((cond, null, x))
+        return self.guide(self._needed_of(given, needed), scale, Step(state, x, sigma, alpha, progress))
 
-    def apply(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
-        """Check that what is needed was given, take the short cuts, and guide."""
-        self.check_state(step.state)
-        needed = self.branches(scale, step.state, step.progress)
-        if len(needed) == 0:
-            return self._nothing(given, step)
-        self._check_given(given, needed)
-        if len(needed) == 1:
-            return self._alone(given.main() if needed[0] == 'cond' else given.unguided())
-        return self._guide(given, scale, step)
+    def guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
+        """Guide, from exactly the predictions that `branches` named at this step, which must be at least one.
+
+        Nothing is asked twice: that a pass was skipped is seen from its prediction, which is None.
+
+        Args:
+            given: The predictions.
+            scale: The guidance scale that `branches` was asked with.
+            step: The state and the other arguments of `__call__`.
+
+        Returns:
+            The guided prediction, `(b, ...)`.
+        """
+        if all(given.has(branch) for branch in self.needs):
+            return self._guide(given, scale, step)
+        # one prediction is enough; inside a sum of rules others may be at hand all the same
+        alone = given.null if self.null_at_zero and given.null is not None else given.cond
+        assert alone is not None
+        return self._alone(alone)
+
+    def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
+        """Guide, with all branches of `needs` at hand."""
+        raise NotImplementedError
+
+    def _alone(self, prediction: Tensor) -> Tensor:
+        """Return what the rule makes of the only branch it needs."""
+        return prediction
 
     def check_state(self, state: State | None) -> None:
         """Raise `UsageError` unless the state is this rule's own, or neither is needed nor given."""
@@ -191,8 +253,8 @@ class Rule:
         elif state.rule is not self and state.rule != self:
             raise UsageError(f'the state given to {self!r} was made by {state.rule!r}; make one with rule.init_state()')
 
-    def _check_given(self, given: Predictions, needed: tuple[str, ...]) -> None:
-        """Raise `UsageError` for a branch that is needed and missing."""
+    def _needed_of(self, given: Predictions, needed: Sequence[str]) -> Predictions:
+        """Leave out what is not needed; raise `UsageError` where something needed is missing."""
         missing = [branch for branch in needed if not given.has(branch)]
         if missing:
             has = [branch for branch in BRANCHES if given.has(branch)]
@@ -200,47 +262,19 @@ class Rule:
                 f'{type(self).__name__} needs {_listed(needed)} at this scale, but {_listed(missing)} '
                 f'{"was" if len(missing) == 1 else "were"} not given (got {_listed(has)}); rule.branches(scale) says what to run'
             )
+        return Predictions(**{branch: getattr(given, branch) for branch in needed})
 
-    def _nothing(self, given: Predictions, step: Step) -> Tensor:
-        """Return the zero output of a step for which no pass is made, shaped like whatever is at hand."""
-        for like in (given.cond, given.null, step.x):
+    def _zero(self, likes: Sequence[Tensor | None]) -> Tensor:
+        """Return the output of a step for which no pass is made, shaped like whatever is at hand."""
+        for like in likes:
             if like is not None:
                 return torch.zeros_like(like)
         raise UsageError(f'{type(self).__name__} is zero at this step; give x=, or any prediction, so that its shape is known')
 
-    def _alone(self, prediction: Tensor) -> Tensor:
-        """Return what the rule makes of the only branch it needs."""
-        return prediction
 
-    def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
-        """Guide, with all needed branches at hand."""
-        raise NotImplementedError
-
-    def __add__(self, other: Rule) -> Sum:
-        """Add the deltas of two rules: `c + (self - c) + (other - c)`."""
-        from .combine import Sum  # combine builds on this module
-
-        if not isinstance(other, Rule):
-            return NotImplemented
-        return Sum((self, other))
-
-    def then(self, post: PostStep) -> Then:
-        """Follow this rule by a post-step, such as `guidance.rescale_to_cond(0.7)`; post-steps chain."""
-        from .combine import Then
-
-        return Then(self, post)
-
-    def in_x0(self, space: str) -> InX0:
-        """Apply this rule to clean samples, for a model that predicts `'eps'`, `'v'` or `'flow'`; calls take `x` and `sigma`."""
-        from .combine import InX0
-
-        return InX0(self, space)
-
-    def on_channels(self, start: int, stop: int | None = None, dim: int = 1) -> OnChannels:
-        """Guide only these channels; the others stay those of `cond` (learned-variance models guide only the mean)."""
-        from .combine import OnChannels
-
-        return OnChannels(self, start, stop, dim)
+def in_order(names: Collection[str]) -> tuple[str, ...]:
+    """Return branches in the order of `BRANCHES`."""
+    return tuple(branch for branch in BRANCHES if branch in names)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
-
-from .checks import Scale, check_number
+from classifier_free_guidance_pytorch.guidance.checks import check_number
+from classifier_free_guidance_pytorch.guidance.scales import Scale
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def piecewise(*knots: tuple[float, float], hold: bool = False) -> Piecewise:
 
     Args:
         knots: In order of progress. Before the first and after the last the scale stays theirs.
-        hold: Keep each scale until the next knot, in place of joining the knots by lines.
+        hold: Keep each scale until the next knot, instead of joining the knots by lines.
 
     >>> piecewise((0., 1.), (0.5, 7.))(0.25), piecewise((0., 1.), (0.5, 7.), hold=True)(0.25)
     (4.0, 1.0)

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch import guidance
-from classifier_free_guidance_pytorch.guidance.combine import Wrapper
-from classifier_free_guidance_pytorch.guidance.rule import Rule
-from classifier_free_guidance_pytorch.guidance.savers import Saver
+from classifier_free_guidance_pytorch.guidance.combine import Rule, Wrapper
+from classifier_free_guidance_pytorch.guidance.skip_null import SkipNull
 
-ABSTRACT = {Rule, Wrapper, Saver}
+ABSTRACT = {Rule, Wrapper, SkipNull}
 
 CASES: dict[str, Rule] = {
     'CFG': guidance.CFG(),

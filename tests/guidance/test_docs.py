@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from classifier_free_guidance_pytorch import guidance
-from classifier_free_guidance_pytorch.guidance.rule import Rule
+from classifier_free_guidance_pytorch.guidance.combine import Rule
 from tests.guidance.cases import ABSTRACT
 
 ROOT = Path(__file__).parents[2]

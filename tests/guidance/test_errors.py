@@ -26,6 +26,7 @@ FUNCTIONS = {
     'rescale': lambda c, u: guidance.rescale(c, u, 0.7),
     'renorm': guidance.renorm,
 }
+LINEAR = {'cfg', 'weak', 'compose', 'chain'}
 every_function = pytest.mark.parametrize('name', list(FUNCTIONS))
 
 
@@ -39,8 +40,23 @@ def test_predictions_must_fit_together(name):
         FUNCTIONS[name](C, U.to('meta'))
     with pytest.raises(ConfigError, match=f'{name}: .* must be a floating point tensor, got torch.int64'):
         FUNCTIONS[name](C.long(), U.long())
-    with pytest.raises(ShapeError, match=rf'{name}: .* must be batch first .* got shape \(4,\)'):
-        FUNCTIONS[name](C[:, 0, 0, 0], U[:, 0, 0, 0])
+    with pytest.raises(ShapeError, match=rf'{name}: .* must be batch first.*, got shape \(\)'):
+        FUNCTIONS[name](C[0, 0, 0, 0], U[0, 0, 0, 0])
+
+
+@every_function
+def test_which_functions_take_one_value_per_sample_and_complex_numbers(name):
+    """Those that only add multiples of predictions; the others measure samples, and say who does not."""
+    flat, wave = (C[:, 0, 0, 0], U[:, 0, 0, 0]), (torch.complex(C, U), torch.complex(U, C))
+    if name in LINEAR:
+        assert FUNCTIONS[name](*flat).shape == (4,)
+        assert FUNCTIONS[name](*wave).dtype == torch.complex64
+        return
+    who = 'cfg, weak, compose and chain'
+    with pytest.raises(ShapeError, match=rf'{name}: .* such as \(b, d\) \({who} also take \(b,\)\), got shape \(4,\)'):
+        FUNCTIONS[name](*flat)
+    with pytest.raises(ConfigError, match=f'{name}: .* got torch.complex64; complex predictions are for {who}'):
+        FUNCTIONS[name](*wave)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +75,7 @@ def test_scales_must_fit(scale, sentence):
 
 @pytest.mark.parametrize('scale', [float('nan'), float('inf')])
 def test_scales_must_be_finite(scale):
-    with pytest.raises(ConfigError, match=f'scale must be finite, got {scale}'):
+    with pytest.raises(ConfigError, match=f'scale must be a finite number or a tensor, got {scale}'):
         guidance.CFG()(C, U, scale)
 
 
@@ -108,7 +124,7 @@ def test_an_adaptive_state_of_another_batch():
     rule = guidance.Adaptive(guidance.CFG())
     state = rule.init_state()
     rule(C, U, 3.0, state=state)
-    with pytest.raises(ShapeError, match=r'state holds .* 4 samples, but the predictions have shape \(2, 3, 8, 8\)'):
+    with pytest.raises(ShapeError, match=r'state holds flags of shape \(4, 1, 1, 1\), but .* \(2, 3, 8, 8\)'):
         rule(C[:2], U[:2], 3.0, state=state)
 
 
@@ -139,7 +155,7 @@ MISTAKES = {
     'FDG: scales must be a non-empty tuple of numbers, got [3.0]': lambda: guidance.FDG([3.0]),
     'FDG: every one of scales (1.0, 1) is 1, so nothing is guided': lambda: guidance.FDG((1.0, 1)),
     'Chain: expected at least two scales, not all 1, got (2.0,)': lambda: guidance.Chain((2.0,)),
-    'Compose: every one of weights must be a finite number, got True': lambda: guidance.Compose((2.0, True)),
+    'Compose: weights[1] must be a finite number, got True': lambda: guidance.Compose((2.0, True)),
     'PerpNeg: weights must be a finite number, got None': lambda: guidance.PerpNeg(None),
     'Weak: weight must be a finite number, got inf': lambda: guidance.Weak(float('inf')),
     'NAG: tau must be a number of at least 1, got 0.5': lambda: guidance.NAG(tau=0.5),
@@ -181,7 +197,7 @@ def test_arguments_that_cannot_work(sentence):
 SHAPES = {
     'to_x0: x has shape (4, 3), but the prediction has shape (4, 3, 8, 8)': lambda: guidance.to_x0(C, 'eps', C[:, :, 0, 0], 0.5),
     'sigma has 3 values for a batch of 4': lambda: guidance.to_x0(C, 'eps', C, torch.ones(3)),
-    'fdg: a scale has shape (4, 3) for a batch of 4': lambda: guidance.fdg(C, U, (torch.ones(4, 3), 2.0)),
+    'fdg: scales[0] has shape (4, 3) for a batch of 4': lambda: guidance.fdg(C, U, (torch.ones(4, 3), 2.0)),
     'on_channels: channels 3 to 5 of dimension 1 are empty': lambda: guidance.CFG().on_channels(3, 5)(C, U, 2.0),
     'on_channels: channels 0 to 1 of dimension 7 are empty': lambda: guidance.CFG().on_channels(0, 1, dim=7)(C, U, 2.0),
 }

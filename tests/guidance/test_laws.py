@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from classifier_free_guidance_pytorch import guidance
 from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.guidance.rule import Rule
+from classifier_free_guidance_pytorch.guidance.combine import Rule
 from tests.guidance.cases import ABSTRACT, AFFINE, CASES, NOT_ANCHORED, RANKS, Inputs, call, hidden, inputs
 
 every_rule = pytest.mark.parametrize('name', list(CASES))
@@ -132,11 +132,6 @@ def test_prediction_spaces(name, space):
     clean = [Inputs({key: cleaned(value, space, batch) for key, value in batch.kwargs.items()}) for batch in steps]
     x, sigma = steps[-1].kwargs['x'], steps[-1].kwargs['sigma']
     torch.testing.assert_close(moved, guidance.from_x0(last_of(rule, clean), space, x, sigma), rtol=1e-3, atol=1e-3)
-
-
-@every_rule
-def test_rules_say_themselves_whether_they_are_affine(name):
-    assert not CASES[name].affine or name in AFFINE
 
 
 # 4. Zero, constant and single-feature inputs stay finite, and so do gradients.

@@ -1,20 +1,23 @@
-"""Frequency-decoupled guidance: a scale per level of a Laplacian pyramid.
+"""Frequency-decoupled guidance: a scale per level of a Laplacian pyramid (arXiv 2506.19713).
 
-The pyramid is linear and collapses to what it was built from, so it is built once, of `c - u`, in place of once for each:
+The pyramid is linear and collapses to what it was built from, so it is built once, of `c - u`, instead of once for each:
 `collapse(u_l + s_l * (c_l - u_l)) = c + collapse((s_l - 1) * d_l)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
-
-from .checks import Scale, check_alike
-from .reductions import widened
+from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_numbers
+from classifier_free_guidance_pytorch.guidance.combine import Rule
+from classifier_free_guidance_pytorch.guidance.reductions import widened
+from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
+from classifier_free_guidance_pytorch.guidance.scales import Scale, aligned, proportioned, strongest
 
 
 def fdg(cond: Tensor, null: Tensor, scales: Sequence[Scale] = (10.0, 5.0)) -> Tensor:
@@ -30,21 +33,21 @@ def fdg(cond: Tensor, null: Tensor, scales: Sequence[Scale] = (10.0, 5.0)) -> Te
         The guided prediction, in the shape and dtype of `cond`.
 
     Raises:
-        ConfigError: No scales.
-        ShapeError: A scale is neither a number nor one value per sample.
+        ShapeError, ConfigError: As for `guidance.apg`; or no scales, or one that is neither a number nor one value per sample.
 
-    Frequency-Decoupled Guidance, arXiv 2506.19713, algorithm 2; low scales belong to low frequencies.
+    Frequency-Decoupled Guidance, arXiv 2506.19713, algorithm 2; low scales belong to low frequencies. Oracles:
+    `FrequencyDecoupledGuidance` of diffusers, and kornia's pyramid.
 
     >>> import torch
     >>> c, u = torch.ones(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)      # a constant has low frequencies only
     >>> fdg(c, u, (10., 5.)).unique()
     tensor([5.])
     """
-    if len(scales) == 0:
-        raise ConfigError('fdg: scales must hold at least one number, finest level first, got none')
-    check_alike('fdg', (('cond', cond), ('null', null)))
+    if not isinstance(scales, Sequence) or len(scales) == 0:
+        raise ConfigError(f'fdg: scales must hold at least one number, finest level first, got {scales!r}')
+    check_alike('fdg', {'cond': cond, 'null': null})
     difference = _as_images(widened(cond) - widened(null))
-    weights = [_per_sample(scale, difference) - 1 for scale in scales]
+    weights = [_per_sample(scale, difference, f'fdg: scales[{i}]') for i, scale in enumerate(scales)]
     bands = [difference]
     for _ in scales[1:]:
         bands.append(_down(bands[-1]))
@@ -55,23 +58,21 @@ def fdg(cond: Tensor, null: Tensor, scales: Sequence[Scale] = (10.0, 5.0)) -> Te
     return (cond + guided.reshape(cond.shape)).to(cond.dtype)
 
 
-def _as_images(x: Tensor) -> Tensor:
-    """Give images (b, c, h, w) or signals (b, c, n); whatever lies between batch and them counts as channels."""
-    if x.ndim == 2:
-        return x.unsqueeze(1)
-    return x if x.ndim <= 4 else x.flatten(1, -3)
-
-
-def _per_sample(scale: Scale, like: Tensor) -> Scale:
-    """Align a number or one value per sample with the images."""
-    if not isinstance(scale, Tensor):
-        return scale
-    if scale.ndim > 1 or scale.numel() not in (1, like.shape[0]):
+def _per_sample(scale: Scale, like: Tensor, name: str) -> Scale:
+    """Return `s - 1`, where a tensor holds one value per sample: `(b, 1, ...)`."""
+    if isinstance(scale, Tensor) and scale.ndim > 1:
         raise ShapeError(
-            f'fdg: a scale has shape {tuple(scale.shape)} for a batch of {like.shape[0]}; '
+            f'{name} has shape {tuple(scale.shape)} for a batch of {like.shape[0]}; '
             'a level takes a number or one value per sample'
         )
-    return scale.to(like).reshape(-1, *(1,) * (like.ndim - 1))
+    return aligned(scale, like, name) - 1
+
+
+def _as_images(x: Tensor) -> Tensor:
+    """Return images `(b, c, h, w)` or signals `(b, c, n)`; whatever lies between batch and them counts as channels."""
+    if x.ndim == 2:
+        return x.unsqueeze(1)  # (b, 1, n)
+    return x if x.ndim <= 4 else x.flatten(1, -3)  # (b, c * f, h, w)
 
 
 def _blur(x: Tensor) -> Tensor:
@@ -99,3 +100,27 @@ def _down(x: Tensor) -> Tensor:
 def _up(x: Tensor, like: Tensor) -> Tensor:
     """Grow to the size of the finer level, then blur."""
     return _blur(_resize(x, like.shape[2:]))
+
+
+@dataclass(frozen=True)
+class FDG(Rule):
+    """Frequency-decoupled guidance, a scale for each level of a Laplacian pyramid: see `guidance.fdg`. Two passes.
+
+    Args:
+        scales: One per level, finest first. They give the proportions: the scale of the call is that of the strongest
+            level, so `FDG((10., 5.))` called at 10 guides at exactly `(10, 5)`, and at 1 returns `cond`.
+    """
+
+    scales: tuple[float, ...] = (10.0, 5.0)
+
+    def __post_init__(self) -> None:
+        check_numbers('FDG', 'scales', self.scales)
+        if all(value == 1 for value in self.scales):
+            raise ConfigError(f'FDG: every one of scales {self.scales} is 1, so nothing is guided')
+
+    @property
+    def default_scale(self) -> float:
+        return strongest(self.scales)
+
+    def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
+        return fdg(*given.pair(), proportioned(scale, self.scales))

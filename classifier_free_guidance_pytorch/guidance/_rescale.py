@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .checks import check_alike, check_number
-from .reductions import Dims, norm, ratio, spread, widened
+from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_number
+from classifier_free_guidance_pytorch.guidance.reductions import Dims, norm, ratio, spread, widened
 
 
 def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
@@ -26,14 +26,18 @@ def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
     Returns:
         The rescaled prediction, in the shape and dtype of `guided`. A sample without spread is returned unchanged.
 
-    Common Diffusion Noise Schedules and Sample Steps are Flawed, arXiv 2305.08891, eq. 15 and 16.
+    Raises:
+        ShapeError, ConfigError: As for `guidance.apg`.
+
+    Common Diffusion Noise Schedules and Sample Steps are Flawed, arXiv 2305.08891, eq. 15 and 16. Oracle: `rescale_noise_cfg` of
+    diffusers.
 
     >>> import torch
     >>> rescale(torch.tensor([[0., 8.]]), torch.tensor([[0., 2.]]), 0.5)
     tensor([[0., 5.]])
     """
-    check_alike('rescale', (('guided', guided), ('cond', cond)))
-    factor = 1 + phi * (ratio(spread(cond), spread(guided), otherwise=1.0) - 1)
+    check_alike('rescale', {'guided': guided, 'cond': cond})
+    factor = 1 + phi * (ratio(spread(cond), spread(guided), otherwise=1.0) - 1)  # (b, 1, ...)
     return (widened(guided) * factor).to(guided.dtype)
 
 
@@ -52,24 +56,23 @@ def renorm(guided: Tensor, cond: Tensor, r: float = 1.0, lo: float = 0.0, dim: D
     Returns:
         The renormalised prediction, in the shape and dtype of `guided`.
 
-    CFG renormalisation: Lumina-Image 2.0, arXiv 2503.21758; Qwen-Image, arXiv 2508.02324.
+    Raises:
+        ShapeError, ConfigError: As for `guidance.apg`.
+
+    CFG renormalisation: Lumina-Image 2.0, arXiv 2503.21758; Qwen-Image, arXiv 2508.02324. Oracle: a loop in float64.
 
     >>> import torch
     >>> renorm(torch.tensor([[6., 8.]]), torch.tensor([[3., 4.]]))
     tensor([[3., 4.]])
     """
-    check_alike('renorm', (('guided', guided), ('cond', cond)))
-    factor = (r * ratio(norm(cond, dim), norm(guided, dim), otherwise=1.0)).clamp(lo, hi)
+    check_alike('renorm', {'guided': guided, 'cond': cond})
+    factor = (r * ratio(norm(cond, dim), norm(guided, dim), otherwise=1.0)).clamp(lo, hi)  # (b, 1, ...)
     return (widened(guided) * factor).to(guided.dtype)
 
 
 @dataclass(frozen=True)
 class Rescale:
-    """The post-step `rescale(guided, cond, phi)`.
-
-    >>> Rescale(0.7)
-    Rescale(phi=0.7)
-    """
+    """The post-step `rescale(guided, cond, phi)`; `phi` is in [0, 1]."""
 
     phi: float = 0.7
 
@@ -85,11 +88,7 @@ class Rescale:
 
 @dataclass(frozen=True)
 class Renorm:
-    """The post-step `renorm(guided, cond, r, lo, dim, hi)`.
-
-    >>> Renorm(dim=-1)
-    Renorm(r=1.0, lo=0.0, dim=-1, hi=1.0)
-    """
+    """The post-step `renorm(guided, cond, r, lo, dim, hi)`; `lo` is in [0, 1], `hi` at least 1."""
 
     r: float = 1.0
     lo: float = 0.0
@@ -112,13 +111,7 @@ class Renorm:
 
 
 def rescale_to_cond(phi: float = 0.7) -> Rescale:
-    """Make the post-step that restores the contrast of the conditional prediction.
-
-    Args:
-        phi: How much of it, in [0, 1].
-
-    Returns:
-        A post-step for `rule.then(...)`.
+    """Make the post-step that restores the contrast of the conditional prediction; arguments as in `guidance.rescale`.
 
     >>> rescale_to_cond(0.5)
     Rescale(phi=0.5)
@@ -127,16 +120,7 @@ def rescale_to_cond(phi: float = 0.7) -> Rescale:
 
 
 def renorm_to_cond(r: float = 1.0, lo: float = 0.0, dim: Dims = None, hi: float = 1.0) -> Renorm:
-    """Make the post-step that keeps the guided prediction as long as the conditional one.
-
-    Args:
-        r: How many times as long it may be.
-        lo: The smallest factor allowed, in [0, 1].
-        dim: Dimensions of a vector, all but the batch by default.
-        hi: The largest factor allowed, at least 1: 1 only shortens, `math.inf` sets the length.
-
-    Returns:
-        A post-step for `rule.then(...)`.
+    """Make the post-step that keeps the guided prediction as long as the conditional one; arguments as in `guidance.renorm`.
 
     >>> renorm_to_cond(dim=-1)
     Renorm(r=1.0, lo=0.0, dim=-1, hi=1.0)

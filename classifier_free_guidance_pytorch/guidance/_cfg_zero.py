@@ -1,0 +1,72 @@
+"""CFG-Zero* (arXiv 2503.18886)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from classifier_free_guidance_pytorch.errors import UsageError
+from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_number
+from classifier_free_guidance_pytorch.guidance.combine import Rule
+from classifier_free_guidance_pytorch.guidance.reductions import dot, ratio, squared_norm, widened
+from classifier_free_guidance_pytorch.guidance.rule import Predictions, State, Step
+from classifier_free_guidance_pytorch.guidance.scales import Scale, aligned
+
+
+def cfg_zero_star(cond: Tensor, null: Tensor, scale: Scale) -> Tensor:
+    """Guide from the null prediction at its best length: `a*u + s * (c - a*u)` with `a = <c, u> / |u|^2`.
+
+    Args:
+        cond: Prediction under the condition, `(b, ...)`; a velocity in the paper.
+        null: Prediction under the null condition, same shape.
+        scale: `s`; 1 returns `cond`.
+
+    Returns:
+        The guided prediction, in the shape and dtype of `cond`.
+
+    Raises:
+        ShapeError, ConfigError: As for `guidance.cfg`; predictions are real and have a dimension beside the batch.
+
+    CFG-Zero*, arXiv 2503.18886. Oracle: `ClassifierFreeZeroStarGuidance` of diffusers.
+
+    >>> import torch
+    >>> cfg_zero_star(torch.tensor([[2., 1.]]), torch.tensor([[1., 0.]]), 3.)
+    tensor([[2., 3.]])
+    """
+    check_alike('cfg_zero_star', {'cond': cond, 'null': null})
+    c, u = widened(cond), widened(null)
+    best = ratio(dot(c, u), squared_norm(u))  # (b, 1, ...)
+    return torch.lerp(u * best, c, aligned(scale, c)).to(cond.dtype)
+
+
+@dataclass(frozen=True)
+class CFGZeroStar(Rule):
+    """CFG-Zero*: see `guidance.cfg_zero_star`. Two passes, and none at its zero steps.
+
+    Args:
+        zero_init: Fraction of the way, from pure noise, on which the output is zero and no pass is made; the call then takes
+            `progress`. The paper uses 0.04 for flow models.
+
+    >>> CFGZeroStar(zero_init=0.04).branches(4., progress=0.), CFGZeroStar(zero_init=0.04).branches(4., progress=0.5)
+    ((), ('cond', 'null'))
+    """
+
+    zero_init: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number('CFGZeroStar', 'zero_init', self.zero_init, 0, 1)
+
+    def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
+        if self.zero_init > 0:
+            if progress is None:
+                raise UsageError(
+                    f'{self!r} needs progress=, from 0 (pure noise) to 1, to know whether this step is still a zero step'
+                )
+            if progress < self.zero_init:
+                return ()
+        return super().branches(scale, state, progress)
+
+    def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
+        return cfg_zero_star(*given.pair(), scale)

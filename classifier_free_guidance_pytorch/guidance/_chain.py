@@ -1,0 +1,80 @@
+"""A chain of ever stronger conditions, as in InstructPix2Pix (arXiv 2211.09800)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_numbers
+from classifier_free_guidance_pytorch.guidance.combine import Rule
+from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
+from classifier_free_guidance_pytorch.guidance.scales import Scale, aligned, proportioned, strongest
+
+
+def chain(predictions: Sequence[Tensor], scales: Sequence[Scale]) -> Tensor:
+    """Guide along a chain of ever stronger conditions: `p_0 + sum_i s_i * (p_i - p_(i-1))`.
+
+    Args:
+        predictions: `p_0` (nothing given), then one more condition at a time; the last has all. Each `(b, ...)`; `(b,)` and
+            complex predictions work as well.
+        scales: One per step of the chain; with every scale 1 the last prediction is returned.
+
+    Returns:
+        The guided prediction, in the shape and dtype of the predictions.
+
+    Raises:
+        ShapeError, ConfigError: As for `guidance.cfg`; or fewer than two predictions, or not one scale per step.
+
+    InstructPix2Pix, arXiv 2211.09800, eq. 3: nothing, image, image and text, with scales `(1.5, 7.5)`. Oracle: the sum in
+    float64.
+
+    >>> import torch
+    >>> nothing, image, both = torch.tensor([[0., 0.]]), torch.tensor([[1., 0.]]), torch.tensor([[1., 1.]])
+    >>> chain((nothing, image, both), (1.5, 7.5))
+    tensor([[1.5000, 7.5000]])
+    """
+    if len(predictions) < 2 or len(scales) != len(predictions) - 1:
+        raise ConfigError(
+            f'chain: got {len(predictions)} predictions and {len(scales)} scales; '
+            'expected at least two predictions and one scale for each step between neighbours'
+        )
+    last = predictions[-1]
+    check_alike('chain', {f'predictions[{i}]': prediction for i, prediction in enumerate(predictions)}, linear=True)
+    guided = torch.lerp(predictions[-2], last, aligned(scales[-1], last, 'scales[-1]'))
+    # Written from the last prediction backwards, p_n + sum_i (s_i - 1) * step_i, so that scales of 1 return it exactly.
+    for i in range(len(scales) - 1):
+        guided = guided + (aligned(scales[i], last, f'scales[{i}]') - 1) * (predictions[i + 1] - predictions[i])
+    return guided
+
+
+@dataclass(frozen=True)
+class Chain(Rule):
+    """Guidance along a chain of conditions: see `guidance.chain`. One pass per prediction.
+
+    The chain is null, then `conds` in their order (each with one condition more), then `cond`, which has all.
+
+    Args:
+        scales: One per step of the chain. They give the proportions: the scale of the call is that of the strongest step, so
+            `Chain((1.5, 7.5))` called at 7.5 guides at exactly `(1.5, 7.5)`, and at 1 returns `cond`.
+    """
+
+    scales: tuple[float, ...] = (1.5, 7.5)
+    needs: ClassVar[tuple[str, ...]] = ('cond', 'null', 'conds')
+
+    def __post_init__(self) -> None:
+        check_numbers('Chain', 'scales', self.scales)
+        if len(self.scales) < 2 or all(value == 1 for value in self.scales):
+            raise ConfigError(f'Chain: expected at least two scales, not all 1, got {self.scales}')
+
+    @property
+    def default_scale(self) -> float:
+        return strongest(self.scales)
+
+    def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
+        cond, null = given.pair()
+        return chain((null, *given.conds, cond), proportioned(aligned(scale, cond, wide=True), self.scales))
