@@ -38,7 +38,7 @@ DEMO_LADDER = {
     'muon': set(),
     'shapes': set(),
     'points': {'folders'},
-    'mini': {'muon', 'shapes', 'points'},
+    'mini': {'folders', 'muon', 'shapes', 'points'},
     'image': {'folders', 'muon', 'shapes', 'mini'},
     'cli': {'points', 'image'},
     '': set(),  # __init__.py

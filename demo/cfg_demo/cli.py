@@ -18,6 +18,11 @@ DEMOS = {
     'image': 'cfg_demo.image.command',
     'train': 'cfg_demo.image.train_command',
     'page': 'cfg_demo.image.page_command',
+    'train-on': 'cfg_demo.image.train_on_command',
+    'sample': 'cfg_demo.image.sample_command',
+    'evaluate': 'cfg_demo.image.evaluate_command',
+    'classifier-guidance': 'cfg_demo.image.classifier_command',
+    'train-mini': 'cfg_demo.mini.command',
 }
 
 DESCRIPTION = 'Classifier-free guidance, shown: each demo trains or loads a small text-conditioned model and samples it.'
@@ -50,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program's name; that of the process by default.
 
     Returns:
-        The exit code: 0, 2 for an error that the user can mend, 130 when interrupted.
+        The exit code: 0, 2 for a user error, 130 when interrupted.
     """
     parsed = build_parser().parse_args(arguments)
     try:

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('prompt', nargs='?', default=PROMPT, help='what to draw (default: "%(default)s")')
     add_drawing_arguments(parser)
     parser.add_argument('--negative', metavar='TEXT', help='a text to steer away from')
-    parser.add_argument('--model', type=Path, metavar='FILE', help='a model.safetensors of your own in place of the one shipped')
+    parser.add_argument('--model', type=Path, metavar='FILE', help='a model.safetensors of your own instead of the one shipped')
     parser.add_argument('--device', default='cpu', help='where to draw (default: %(default)s)')
     parser.add_argument('--threads', type=int, metavar='N', help="CPU threads (default: torch's own choice)")
     parser.add_argument('--out', type=Path, default=Path('runs/image'), help='folder for the picture (default: %(default)s)')

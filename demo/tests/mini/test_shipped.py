@@ -71,7 +71,7 @@ def test_untrained_weights_would_fail_these_tests(embed):
 
 def test_the_readme_says_how_it_was_made_and_what_it_does_not_know():
     readme = (TEXT_WEIGHTS / 'README.md').read_text()
-    assert re.search(r'python examples/text_to_image/train_mini\.py --steps \d+ --batch \d+ --seed \d+', readme)
+    assert re.search(r'cfg-demo train-mini --train-steps \d+ --batch-size \d+ --seed \d+', readme)
     assert 'It knows nothing else' in readme
     score = float(re.search(r'shapes, held_out: picture of a caption among 64 \| ([\d.]+)%', readme)[1])
     assert score >= 98

@@ -1,6 +1,4 @@
-"""Classifier guidance beside classifier-free guidance: one model, the same seeds, two ways to follow a text.
-
-    python examples/text_to_image/classifier_guidance.py --out docs/pictures/classifier_guidance.png
+"""Classifier guidance beside classifier-free guidance: one model, the same noise, two ways to follow a text.
 
 Bayes' rule, for a picture x at noise level t and what it should show, y:
 
@@ -9,18 +7,14 @@ Bayes' rule, for a picture x at noise level t and what it should show, y:
 Classifier guidance (Dhariwal & Nichol, 2021, arXiv 2105.05233) trains a classifier of noisy pictures for the last term and adds s
 times it to a model that knows nothing of y. Classifier-free guidance (Ho & Salimans, 2022, arXiv 2207.12598) trains none: a model
 with and without its text holds both other terms, and their difference is the gradient of an implicit classifier. Here the
-unconditional model is the null branch (`cond_scale=0`) of the text-to-image model, y is "one thing, of this colour and shape",
-and the exact checker of the drawn world says which pictures show it.
+unconditional model is the null branch (`cond_scale=0`) of a text-to-image model, and y is "one thing, of this colour and shape".
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable, Sequence
-from itertools import cycle, islice, product
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -29,15 +23,12 @@ from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cfg_demo.folders import writable
-from cfg_demo.image.checkpoint import load_model, load_weights, read, write
+from cfg_demo.image.checkpoint import load_weights, read, write
 from cfg_demo.image.diffusion import Diffusion
-from cfg_demo.image.drawing import load_shipped
-from cfg_demo.image.grid import FAILS, HOLDS, INK, TILE, show
 from cfg_demo.image.settings import autocast
 from cfg_demo.image.unet import Block, wave_features
 from cfg_demo.muon import muon_and_adam
-from cfg_demo.shapes import HELD_OUT, Layout, Scene, ShapesDataset, Thing, Verdict, check_all, phrase
+from cfg_demo.shapes import Layout, ShapesDataset
 from cfg_demo.shapes.words import COLOURS, SHAPES
 from classifier_free_guidance_pytorch.errors import ConfigError
 
@@ -45,8 +36,6 @@ COLOUR_NAMES, SHAPE_NAMES = list(COLOURS), list(SHAPES)
 CLASSES = (3, len(COLOUR_NAMES), len(SHAPE_NAMES))  # how many things there are, and the colour and shape of all of them
 UNKNOWN = -100  # the label of what is not the same for all; `cross_entropy` passes over it
 NOISIEST = 0.999  # at t = 1 the formula of `guide_flow` is 0 / 0
-CLASSIFIER_SCALES, FREE_SCALES = (1.0, 3.0, 10.0, 30.0), (1.0, 2.0, 4.0, 7.0)
-PARTS = ('holds', 'count', 'colour', 'shape', 'readable')  # of a verdict; the first is the next three at once
 Predict = Callable[[Tensor, Tensor], Tensor]  # from noisy pictures (b, c, h, w) and times (b,) to velocities (b, c, h, w)
 
 
@@ -167,60 +156,3 @@ def sample(predict: Predict, noise: Tensor, steps: int, title: str) -> Tensor:
             velocity = predict(x, x.new_full((len(x),), min(diffusion.network_time(timestep), NOISIEST)))
         x = scheduler.step(velocity.float(), timestep, x).prev_sample
     return ((x + 1) / 2).clamp(0, 1)
-
-
-def draw(path: Path, drawn: dict[str, Tensor], verdicts: dict[str, list[Verdict]], texts: Sequence[str]) -> None:
-    """A row per text, a column per way; the frame tells whether a picture shows all that was asked for and nothing else."""
-    from matplotlib.figure import Figure
-
-    figure = Figure((TILE * len(drawn) + 1.2, TILE * len(texts) + 0.8), dpi=80, facecolor='white', layout='constrained')
-    axes = figure.subplots(len(texts), len(drawn), squeeze=False)
-    for column, (way, found) in zip(axes.T, verdicts.items(), strict=True):
-        right = sum(verdict.holds for verdict in found) / len(found)
-        column[0].set_title(way.replace(', ', '\n') + f'\n{right:.0%} right', color=INK, fontsize=9)
-        for cell, image, verdict in zip(column, drawn[way], found, strict=False):
-            show(cell, image, HOLDS if verdict.holds else FAILS)
-    for cell, text in zip(axes[:, 0], texts, strict=True):
-        cell.set_ylabel(text.replace(' ', '\n'), color=INK, fontsize=9, rotation=0, ha='right', va='center')
-    figure.savefig(path)
-
-
-def main(
-    model: Path | None, classifier: Path, out: Path, steps: int, pictures: int, sampling_steps: int = 25, seed: int = 0
-) -> dict[str, float]:
-    """Get the classifier, sample every way from the same noise, print, draw, and return the share of right pictures by way."""
-    for path in (classifier, out):
-        writable(path.parent)
-    denoiser, settings = load_model(model) if model else load_shipped()
-    if settings.prediction != 'flow':
-        raise ConfigError(f'the formula here is that of a flow model, but {str(model)!r} predicts {settings.prediction!r}')
-    judge = load_or_train(classifier, steps=steps, seed=seed, size=(size := settings.image_size))
-    pairs = [pair for pair in product(COLOUR_NAMES, SHAPE_NAMES) if pair not in HELD_OUT]
-    wanted = list(islice(cycle(Random(0).sample(pairs, len(pairs))), pictures))  # no pair twice before all were there
-    texts = [phrase(Scene((Thing(shape, colour),))) for colour, shape in wanted]
-    labels = torch.tensor([[0, COLOUR_NAMES.index(colour), SHAPE_NAMES.index(shape)] for colour, shape in wanted])
-    noise = torch.stack([torch.randn(3, size, size, generator=torch.Generator().manual_seed(seed + i)) for i in range(pictures)])
-    ways = {'unconditional': classifier_free(denoiser, texts, 0.0)}
-    ways |= {f'classifier, s = {scale:g}': classifier_guided(denoiser, judge, labels, scale) for scale in CLASSIFIER_SCALES}
-    ways |= {f'classifier-free, s = {scale:g}': classifier_free(denoiser, texts, scale) for scale in FREE_SCALES}
-    drawn = {way: sample(predict, noise, sampling_steps, way) for way, predict in ways.items()}
-    verdicts = {way: check_all(images, texts) for way, images in drawn.items()}
-    print(f'\n{"":24}' + ''.join(f'{part:>11}' for part in PARTS) + '   p(y) by the classifier')
-    for way, found in verdicts.items():
-        belief = judge.log_likelihood(drawn[way] * 2 - 1, torch.zeros(pictures), labels).exp().mean().item()
-        shares = [sum(bool(getattr(verdict, name)) for verdict in found) / pictures for name in PARTS]
-        print(f'{way:24}' + ''.join(f'{share:11.1%}' for share in [*shares, belief]))
-    draw(out, drawn, verdicts, texts[:6])
-    return {way: sum(verdict.holds for verdict in found) / pictures for way, found in verdicts.items()}
-
-
-if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    runs = Path('runs/classifier_guidance')
-    parser.add_argument('--model', type=Path, help='a flow model.safetensors of your own in place of the one shipped')
-    parser.add_argument('--classifier', type=Path, default=runs / 'classifier.safetensors', help='read, or trained and written')
-    parser.add_argument('--out', type=Path, default=runs / 'picture.png', help='where the picture goes')
-    parser.add_argument('--steps', type=int, default=1500, help="of the classifier's training")
-    parser.add_argument('--pictures', type=int, default=56, help='for each way')
-    parser.add_argument('--seed', type=int, default=0, help='of the classifier and of the first picture')
-    main(**vars(parser.parse_args()))

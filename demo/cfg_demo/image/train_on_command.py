@@ -1,9 +1,4 @@
-"""Text to image, 1 of 3: train a network to draw what a text says.
-
-    python examples/text_to_image/train.py --out runs/mine                                     # the drawn world, on a CPU
-    python examples/text_to_image/train.py --out runs/mine --resume                            # after an interruption
-    python examples/text_to_image/train.py --out runs/cats --data photos/ --image-size 64 \\
-        --network-size base --model-types t5 --precision bfloat16 --device cuda                # a folder of captioned images
+"""Train a text-to-image model of any size: on the drawn world, on a folder of captioned pictures, or on a dataset.
 
 Diffusion models learn to undo noise. A picture is mixed with noise, the network sees the mixture, the amount of noise and the
 caption, and predicts what would lead back. To guide later, it also has to know what it would predict without a caption: so
@@ -17,16 +12,9 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from cfg_demo.folders import needs, writable
-from cfg_demo.image.batches import StepSampler, batches
-from cfg_demo.image.checkpoint import save_model
-from cfg_demo.image.data import collate, open_data
-from cfg_demo.image.drawing import SHIPPED
-from cfg_demo.image.grid import save_curve
+from cfg_demo.folders import needs, use_threads, writable
 from cfg_demo.image.settings import (
     CONDITIONS,
     DROPOUTS,
@@ -41,70 +29,103 @@ from cfg_demo.image.settings import (
     ModelSettings,
     TrainSettings,
 )
-from cfg_demo.image.training import Trainer, Watcher, train
-from cfg_demo.image.watchers import DrawSamples, LogToTensorBoard, SaveCheckpoint
 from cfg_demo.shapes import KINDS
-from classifier_free_guidance_pytorch.errors import CFGError, ConfigError
+from classifier_free_guidance_pytorch.errors import ConfigError
+
+if TYPE_CHECKING:
+    from cfg_demo.image.training import Trainer, Watcher
+
+HELP = 'train a text-to-image model on the drawn world or on captioned pictures of your own'
+EPILOG = """\
+Writes to --out: model.safetensors, training.safetensors (to resume), samples.png, curve.png.
+
+examples:
+  cfg-demo train-on shapes --out runs/mine                  the drawn world, on a CPU
+  cfg-demo train-on shapes --out runs/mine --resume         after an interruption
+  cfg-demo train-on photos/ --out runs/photos --image-size 64 --network-size base --model-types t5 --device cuda
+"""
 
 
-def main(arguments: Sequence[str] | None = None) -> Trainer:
-    """Train; everything that can be refused is refused before the first step."""
-    args = build_parser().parse_args(arguments)
+def run(arguments: argparse.Namespace) -> Trainer:
+    """Run the command; everything that can be refused is refused before the first step."""
     needs('matplotlib', 'samples are drawn')
     needs('diffusers', 'noise is scheduled')
-    torch.set_num_threads(args.threads or torch.get_num_threads())
-    folder = writable(args.out)
-    data = open_data(
-        args.data,
-        size=args.image_size,
-        caption_column=args.caption_column,
-        image_column=args.image_column,
-        seed=args.seed,
-        kinds=args.kinds,
-        told=args.told,
-        zoom=args.zoom,
-    )
+    import torch
 
-    # What the model is, how it is trained, and the two together. A checkpoint in the folder is never overwritten unasked.
-    trainer = Trainer(chosen(ModelSettings, args), chosen(TrainSettings, args))
-    if args.resume:
-        trainer.resume(folder)
-    elif (folder / TRAINING_FILE).exists():
-        raise ConfigError(f'{str(folder)!r} holds a run already: pass --resume to go on with it, or another folder as --out')
-    elif args.start_from is not None:
-        trainer.start_from(args.start_from)
+    from cfg_demo.image.batches import StepSampler, batches
+    from cfg_demo.image.checkpoint import save_model
+    from cfg_demo.image.data import collate, open_data
+    from cfg_demo.image.drawing import SHIPPED
+    from cfg_demo.image.grid import save_curve
+    from cfg_demo.image.training import train
+
+    use_threads(arguments.threads)
+    folder = writable(arguments.out)
+    data = open_data(
+        arguments.data,
+        size=arguments.image_size,
+        caption_column=arguments.caption_column,
+        image_column=arguments.image_column,
+        seed=arguments.seed,
+        kinds=arguments.kinds,
+        told=arguments.told,
+        zoom=arguments.zoom,
+    )
+    trainer = start(arguments, folder)
 
     # Which items each step sees depends on the seed and the step, so a resumed run sees what it would have seen.
-    order = StepSampler(len(data), batch_size=args.batch_size, steps=args.steps, start=trainer.step, seed=args.seed)  # type: ignore[arg-type]
-    captions = [data[index].caption for index in range(min(16, len(data)))]  # type: ignore[arg-type]
-    watchers: list[Watcher] = [SaveCheckpoint(folder, args.save_every), DrawSamples(folder, captions, args.draw_every)]
-    if args.tensorboard:
-        watchers.append(LogToTensorBoard(folder))
+    settings, count = trainer.settings, len(data)  # type: ignore[arg-type]
+    order = StepSampler(count, batch_size=settings.batch_size, steps=settings.steps, start=trainer.step, seed=settings.seed)
+    captions = [data[index].caption for index in range(min(16, count))]
     try:
-        train(trainer, batches(data, collate, order, args.workers), watchers)
+        train(trainer, batches(data, collate, order, arguments.workers), watchers(arguments, folder, captions))
     except KeyboardInterrupt:
         trainer.save(folder)
         print(f'\ninterrupted at step {trainer.step} and saved: go on with --resume')
     save_curve(folder / 'curve.png', trainer.losses)
-    if args.ship:
-        about = {'training': asdict(trainer.settings), 'data': args.data, 'kinds': args.kinds, 'torch': torch.__version__}
+    if arguments.ship:
+        about = {'training': asdict(settings), 'data': arguments.data, 'kinds': arguments.kinds, 'torch': torch.__version__}
         save_model(trainer.average, trainer.model_settings, SHIPPED, half=True, about=about)
     print(f'Model: {folder / MODEL_FILE}  Samples: {folder / "samples.png"}  Curve: {folder / "curve.png"}')
     return trainer
 
 
-def chosen(kind: Any, args: argparse.Namespace) -> Any:
+def start(arguments: argparse.Namespace, folder: Path) -> Trainer:
+    """A trainer, fresh or resumed. A checkpoint in the folder is never overwritten unasked."""
+    from cfg_demo.image.training import Trainer
+
+    trainer = Trainer(chosen(ModelSettings, arguments), chosen(TrainSettings, arguments, steps=arguments.train_steps))
+    if arguments.resume:
+        trainer.resume(folder)
+    elif (folder / TRAINING_FILE).exists():
+        raise ConfigError(f'{str(folder)!r} holds a run already: pass --resume to go on with it, or another folder as --out')
+    elif arguments.start_from is not None:
+        trainer.start_from(arguments.start_from)
+    return trainer
+
+
+def watchers(arguments: argparse.Namespace, folder: Path, captions: Sequence[str]) -> list[Watcher]:
+    """What looks on: saves, draws, and logs if asked to."""
+    from cfg_demo.image.watchers import DrawSamples, LogToTensorBoard, SaveCheckpoint
+
+    found: list[Watcher] = [SaveCheckpoint(folder, arguments.save_every), DrawSamples(folder, captions, arguments.draw_every)]
+    return [*found, LogToTensorBoard(folder)] if arguments.tensorboard else found
+
+
+def chosen(kind: Any, arguments: argparse.Namespace, **others: Any) -> Any:
     """Settings from the options of their names; what was not given keeps its default."""
-    given = {field.name: getattr(args, field.name) for field in fields(kind) if getattr(args, field.name, None) is not None}
-    return kind(**given)
+    given = {field.name: getattr(arguments, field.name, None) for field in fields(kind)} | others
+    return kind(**{name: value for name, value in given.items() if value is not None})
 
 
-def build_parser() -> argparse.ArgumentParser:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """All options. Those of the model and of the training are the fields of `ModelSettings` and `TrainSettings`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     data = parser.add_argument_group('data')
     data.add_argument(
-        '--data', default='shapes', metavar='SOURCE', help="'shapes' (drawn as needed), a folder, or a Hugging Face dataset"
+        'data',
+        nargs='?',
+        default='shapes',
+        help="'shapes' (drawn as needed, the default), a folder, or a Hugging Face dataset",
     )
     data.add_argument('--caption-column', metavar='NAME', help='of a table or a dataset')
     data.add_argument('--image-column', metavar='NAME', help='of a table or a dataset')
@@ -126,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
     model.add_argument('--prediction', choices=PREDICTIONS, help='what the network predicts (default: flow)')
 
     training = parser.add_argument_group('training')
-    training.add_argument('--steps', type=int, default=7200, help='optimizer steps (default: %(default)s)')
+    training.add_argument('--train-steps', type=int, default=7200, metavar='N', help='optimizer steps (default: %(default)s)')
     training.add_argument('--batch-size', type=int, default=32, help='images per step (default: %(default)s)')
     training.add_argument('--cond-drop-prob', type=float, metavar='P', help='share of captions dropped (default: 0.15)')
     training.add_argument('--dropout', choices=DROPOUTS, help='drop captions one by one or for a whole batch (default: sample)')
@@ -150,11 +171,3 @@ def build_parser() -> argparse.ArgumentParser:
     results.add_argument('--draw-every', type=int, default=500, metavar='STEPS', help='(default: %(default)s)')
     results.add_argument('--ship', action='store_true', help='also put the model, in half precision, into the package')
     results.add_argument('--tensorboard', action='store_true', help='also write losses for TensorBoard')
-    return parser
-
-
-if __name__ == '__main__':
-    try:
-        main()
-    except CFGError as error:
-        raise SystemExit(f'train.py: error: {error}') from None
