@@ -25,7 +25,7 @@ TEST = [  # and ./demo, whose worlds the examples use
     'pytest-xdist>=3.5',
     'setuptools>=77',
 ]
-DEV = [*TEST, 'mypy>=1.11', 'ruff>=0.6']
+DEV = [*TEST, 'basedpyright>=1.30', 'mypy>=1.11', 'ruff>=0.6']  # basedpyright is pyright with its own node.js
 
 setup(
     name='classifier-free-guidance-pytorch',
