@@ -1,15 +1,19 @@
 """What every conditioner is: texts or embeddings in, one callable per hidden dimension out.
 
-read      texts or embeddings        -> features of the text          (the encoders run here, and only here)
-branch    features, drop probability -> the conditions of one branch  (dropout, null, conditioning layers)
-bind      conditions                 -> callables for the hiddens
+    texts -> encodings       the frozen encoders, which the conditioner has in its `source`
+    encodings -> features    `read`: what a kind of conditioner needs of the encodings
+    features -> conditions   `drop`, `condition`: dropout and null, then the part of every layer that depends on the text alone
+    conditions -> callables  `bind`
+
+Nothing but `bind` is left to do at every step of a sampling loop: conditions of texts that come again are remembered, as long as
+the weights do not change and no gradient is wanted.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, Generic, Literal, TypeAlias, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeAlias, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,23 +23,24 @@ from classifier_free_guidance_pytorch.conditioners.dropout import DropProb, chec
 from classifier_free_guidance_pytorch.conditioners.prepared import (
     BranchCondition,
     CondFns,
-    Ownership,
     PreparedCondition,
     TextCondReturn,
-    version_of,
+    WeightWatch,
+    identity,
 )
-from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
+from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, Texts, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from classifier_free_guidance_pytorch.layers import CondFn
-from classifier_free_guidance_pytorch.text import TextEncoding
+from classifier_free_guidance_pytorch.rows import Rows
+from classifier_free_guidance_pytorch.text import Encoder, EncodingMemo, TextEncoding
 
 Null: TypeAlias = Literal['learned', 'zeros', 'empty']
-TextEmbeds: TypeAlias = Tensor | TextCondReturn | TextEncoding | Sequence[TextEncoding]
-Features = TypeVar('Features')
+TextEmbeds: TypeAlias = Tensor | TextCondReturn | TextEncoding | Sequence[TextEncoding] | tuple[Tensor, Tensor]
+Features = TypeVar('Features', bound=Rows)
 
 
-class Conditioner(nn.Module, ABC, Generic[Features]):
-    """Base of the conditioners. `Features` is what a kind of conditioner reads from text, with one row per text."""
+class Conditioner(nn.Module, ABC):
+    """Base of all conditioners, with text or without."""
 
     # 0.7.1 returned `(cond_fns, text_cond)`: code written for it sets this to True on the class, once.
     return_text_cond: ClassVar[bool] = False
@@ -60,113 +65,76 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         self.cond_drop_prob = cond_drop_prob
         self.null = null
         self.conditioners = nn.ModuleList()
-        self.ownership = Ownership()
-        self.register_load_state_dict_post_hook(_mark_stale)  # type: ignore[no-untyped-call]
+        self.watch = WeightWatch()
+        self._conditions = EncodingMemo(size=8)
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
-    # what the kinds of conditioners differ in
+    @abstractmethod
+    def branch(
+        self,
+        texts: Texts | None,
+        text_embeds: TextEmbeds | None = None,
+        drop_prob: DropProb | None = None,
+        batch: int | None = None,
+        repeat_batch: int = 1,
+    ) -> BranchCondition:
+        """Return the conditions of one branch.
+
+        Args:
+            texts: The texts, with None for a sample that has the null condition.
+            text_embeds: Instead of `texts`, what `encode_texts` or `embed_texts` returned.
+            drop_prob: Probability of losing the text; by default the conditioner's own in training, and 0 in eval mode.
+            batch: How many samples there are, so that dropout is drawn for each, where it is known.
+            repeat_batch: How many samples each text may serve.
+        """
+
+    @abstractmethod
+    def null_branch(self, texts: Texts | None = None, text_embeds: TextEmbeds | None = None) -> BranchCondition:
+        """Return the conditions of texts that are all dropped; one row where that is enough for every batch."""
+
+    @abstractmethod
+    def embed_texts(self, texts: Sequence[str]) -> Tensor | TextCondReturn:
+        """Return what 0.7.1's method of this name returned: pooled features for FiLM, projected tokens for attention."""
 
     @property
     @abstractmethod
     def weight(self) -> Tensor:
         """A weight that text features meet first: its device and dtype are theirs."""
 
-    @abstractmethod
-    def read_encodings(self, encodings: Encodings) -> Features:
-        """The features of frozen encodings."""
-
-    @abstractmethod
-    def read_embeds(self, embeds: Tensor | TextCondReturn) -> Features:
-        """The features of what `embed_texts` returned."""
-
-    @abstractmethod
-    def nothing(self) -> Features:
-        """The features of one text that is not there, to be dropped: for a training step without texts."""
-
-    @abstractmethod
-    def count(self, features: Features) -> int:
-        """How many texts the features describe."""
-
-    @abstractmethod
-    def expand(self, features: Features, rows: int) -> Features:
-        """The features of one text as those of `rows` equal texts, which dropout may then tell apart."""
-
-    @abstractmethod
-    def drop(self, features: Features, keep: Tensor) -> Features:
-        """The features with the null in place of what is not kept; `keep` is `(b, 1)` or `(b, encoders)`."""
-
-    @abstractmethod
-    def condition(self, features: Features) -> BranchCondition:
-        """The conditions of every layer."""
-
-    @abstractmethod
-    def null_branch(self, features: Features | None = None) -> BranchCondition:
-        """The conditions of texts that are all dropped; one row where that is enough for every batch."""
-
-    def extrapolated(
-        self, cond: BranchCondition, null: BranchCondition, combine: Callable[[Tensor, Tensor], Tensor]
-    ) -> BranchCondition:
-        """One branch that combines the attention features of two inside its layers: guidance in one forward pass."""
-        raise NotImplementedError
-
-    def check_attention(self) -> None:
-        """Refuse guidance inside cross-attention where there is none.
-
-        Raises:
-            ConfigError: the conditioner has no attention.
-        """
-        raise ConfigError(
-            f'this rule guides inside cross-attention, which a {type(self).__name__} does not have: use an '
-            "AttentionTextConditioner, text_condition_type='attention'"
-        )
-
-    @abstractmethod
-    def embed_texts(self, texts: Sequence[str]) -> Any:
-        """What 0.7.1's method of this name returned."""
-
-    # the flow
-
-    def read(self, texts: Sequence[str] | None, text_embeds: TextEmbeds | None) -> Features:
-        """The features of texts, or of embeddings made earlier; exactly one of the two is given."""
-        if (texts is None) == (text_embeds is None):
-            got = 'neither' if texts is None else 'both'
-            raise ConfigError(f'pass either texts or text_embeds, but got {got}')
-        if texts is not None:
-            return self.read_encodings(self.encode_texts(texts))
-        if isinstance(text_embeds, TextEncoding):
-            text_embeds = (text_embeds,)
-        if isinstance(text_embeds, (Tensor, TextCondReturn)):
-            return self.read_embeds(text_embeds)
-        parts: list[Any] = list(text_embeds) if isinstance(text_embeds, Sequence) else []
-        if parts and all(isinstance(part, TextEncoding) for part in parts):
-            return self.read_encodings(self.source.checked(parts))
-        if len(parts) == 2 and all(isinstance(part, Tensor) for part in parts):
-            return self.read_embeds(TextCondReturn(*parts))
-        raise ConfigError(
-            'text_embeds is what encode_texts or embed_texts returned: a tensor, a pair (embed, mask), a TextEncoding or one '
-            f'TextEncoding per encoder, but got {type(text_embeds).__name__}'
-        )
-
-    def branch(self, features: Features, drop_prob: DropProb | None = None) -> BranchCondition:
-        """The conditions of one branch. `drop_prob` defaults to the conditioner's own in training and to 0 in eval mode."""
-        if drop_prob is None:
-            drop_prob = self.cond_drop_prob if self.training else 0.0
-        if self.training:
-            # the null takes part in every training step, so that no parameter is ever unused under DDP
-            return self.condition(self.drop(features, keep_mask(drop_prob, self.count(features), self.weight.device)))
-        if drops_nothing(drop_prob):
-            return self.condition(features)
-        if drops_all(drop_prob):
-            return self.null_branch(features)
-        return self.condition(self.drop(features, keep_mask(drop_prob, self.count(features), self.weight.device)))
-
     def bind(self, branch: BranchCondition, repeat_batch: int | Sequence[int] = 1) -> CondFns:
-        """One callable per hidden dimension; identities for a conditioner without layers."""
+        """Return one callable per hidden dimension; identities for a conditioner without layers."""
         if not branch.layers:
-            return CondFns((identity,) * len(self.hidden_dims), branch.text_cond)
-        repeats = self._repeats(repeat_batch)
-        bound: Iterable[Any] = zip(self.conditioners, branch.layers, repeats, self.hiddens_channel_first, strict=True)
-        fns = (CondFn(layer, condition.repeat(times), channel_first) for layer, condition, times, channel_first in bound)
-        return CondFns(fns, branch.text_cond)
+            cond_fns = CondFns((identity,) * len(self.hidden_dims))
+        else:
+            repeats = (1,) * len(branch.layers) if repeat_batch == 1 else self.check_repeat(repeat_batch)
+            parts: Iterable[Any] = zip(self.conditioners, branch.layers, self.hiddens_channel_first, repeats, strict=True)
+            cond_fns = CondFns([CondFn(*part) for part in parts])
+        cond_fns.text_cond = branch.text_cond
+        return cond_fns
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(
+            self,
+            texts: Sequence[str] | None = None,
+            text_embeds: TextEmbeds | None = None,
+            *,
+            cond_drop_prob: DropProb | None = None,
+            repeat_batch: int | Sequence[int] = 1,
+            return_text_cond: Literal[False] | None = None,
+        ) -> CondFns: ...
+        @overload
+        def __call__(
+            self,
+            texts: Sequence[str] | None = None,
+            text_embeds: TextEmbeds | None = None,
+            *,
+            cond_drop_prob: DropProb | None = None,
+            repeat_batch: int | Sequence[int] = 1,
+            return_text_cond: Literal[True],
+        ) -> tuple[CondFns, TextCondReturn]: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def forward(
         self,
@@ -176,36 +144,37 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         cond_drop_prob: DropProb | None = None,
         repeat_batch: int | Sequence[int] = 1,
         return_text_cond: bool | None = None,
-    ) -> Any:
-        """One callable per hidden dimension, each mapping hiddens to conditioned hiddens of the same shape.
+    ) -> CondFns | tuple[CondFns, TextCondReturn]:
+        """Return one callable per hidden dimension, each mapping hiddens to conditioned hiddens of the same shape.
 
         Args:
-            texts: one string per sample, or one for all.
-            text_embeds: in place of `texts`, what `encode_texts` or `embed_texts` returned.
-            cond_drop_prob: probability of losing the text, per sample: a number, one per encoder, or a tensor `(b,)`. Defaults to
+            texts: One string per sample, or one for all.
+            text_embeds: Instead of `texts`, what `encode_texts` or `embed_texts` returned.
+            cond_drop_prob: Probability of losing the text, per sample: a number, one per encoder, or a tensor `(b,)`. Defaults to
                 the conditioner's own in training and to 0 in eval mode.
-            repeat_batch: how many consecutive rows of the hiddens belong to each text (video frames folded into the batch); one
+            repeat_batch: How many consecutive rows of the hiddens belong to each text (video frames folded into the batch); one
                 number, or one per hidden dimension.
-            return_text_cond: return `(cond_fns, text_cond)` as 0.7.1 did.
+            return_text_cond: Return `(cond_fns, text_cond)` as 0.7.1 did.
 
         Returns:
             A tuple of callables in the order of `hidden_dims`, with the attribute `text_cond`.
 
         Raises:
-            ConfigError: neither or both of `texts` and `text_embeds`, or an argument out of range.
-            ShapeError: embeddings that do not fit the conditioner.
+            ConfigError: Neither or both of `texts` and `text_embeds`, or an argument out of range.
+            ShapeError: Embeddings that do not fit the conditioner.
         """
-        self._repeats(repeat_batch)
+        self.check_repeat(repeat_batch)
+        check_one_of(texts, text_embeds)
+        known = None if texts is None else self.source.texts(texts)
         if cond_drop_prob is not None:
-            rows = None if texts is None else self.source.count(texts)
-            check_drop_prob(cond_drop_prob, len(self.source.encoders), rows=rows)
-        branch = self.branch(self.read(texts, text_embeds), cond_drop_prob)
+            check_drop_prob(cond_drop_prob, len(self.source.encoders), rows=None if known is None else len(known))
+        branch = self.branch(known, text_embeds, cond_drop_prob)
         cond_fns = self.bind(branch, repeat_batch)
         wants_pair = type(self).return_text_cond if return_text_cond is None else return_text_cond
         return (cond_fns, branch.text_cond) if wants_pair else cond_fns
 
-    def _repeats(self, repeat_batch: int | Sequence[int]) -> tuple[int, ...]:
-        """How often each of the hiddens repeats its text."""
+    def check_repeat(self, repeat_batch: int | Sequence[int]) -> tuple[int, ...]:
+        """Return how often each of the hiddens repeats its text; raise `ConfigError` for what is no such number."""
         repeats = per_hidden(repeat_batch, self.hidden_dims, 'repeat_batch')
         if any(isinstance(times, bool) or not isinstance(times, int) or times < 1 for times in repeats):
             raise ConfigError(
@@ -214,15 +183,15 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         return repeats
 
     def encode_texts(self, texts: Sequence[str]) -> Encodings:
-        """The frozen encoders' output, one `TextEncoding` per encoder: store it, and train on it as `text_embeds`."""
-        return self.source.encode(texts, self.weight.device, self.weight.dtype, remember=not self.training)
+        """Run the frozen encoders: one `TextEncoding` per encoder. Store it, and train on it as `text_embeds`."""
+        return self.source.encode(self.source.texts(texts), self.weight.device, self.weight.dtype, remember=not self.training)
 
     @torch.inference_mode(False)  # ordinary tensors, which may meet others that require a gradient
     @torch.no_grad()
     def prepare(
         self,
         texts: Sequence[str] | None = None,
-        negative_texts: Sequence[str] | None = None,
+        negative_texts: Sequence[str | None] | None = None,
         *,
         text_embeds: TextEmbeds | None = None,
         negative_text_embeds: TextEmbeds | None = None,
@@ -230,45 +199,57 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         """Do all work that depends on the text alone, once: encoders, FiLM scale and shift, attention keys and values.
 
         Args:
-            texts: one string per sample, or one for all.
-            negative_texts: what to steer away from, in place of the null condition.
-            text_embeds: in place of `texts`.
-            negative_text_embeds: in place of `negative_texts`.
+            texts: One string per sample, or one for all.
+            negative_texts: What to steer away from, instead of the null condition; None for a sample that keeps the null.
+            text_embeds: Instead of `texts`.
+            negative_text_embeds: Instead of `negative_texts`.
 
         Returns:
             A `PreparedCondition`, valid until the weights of this conditioner change.
-        """
-        features = self.read(texts, text_embeds)
-        if negative_texts is None and negative_text_embeds is None:
-            null = self.null_branch(features)
-        else:
-            null = self.condition(self.read(negative_texts, negative_text_embeds))
-        cond = self.condition(features)
-        cond.bound, null.bound = self.bind(cond), self.bind(null)
-        weights = tuple(self.parameters())
-        return PreparedCondition(cond, null, self.ownership, weights, tuple(map(version_of, weights)))
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch between training and eval mode; what was prepared from weights that have changed since is marked stale."""
-        self.ownership.mark_stale(tuple(self.parameters()))
-        return super().train(mode)
-
-    def check_prepared(self, prepared: PreparedCondition) -> None:
-        """Refuse a condition that another conditioner made, or this one before its weights changed.
 
         Raises:
-            UsageError: the condition would be silently wrong.
+            ConfigError: Neither or both of `texts` and `text_embeds`, or texts that are no batch of strings.
         """
-        if prepared.owner is not self.ownership:
+        check_one_of(texts, text_embeds)
+        known = None if texts is None else self.source.texts(texts)
+        cond = self.branch(known, text_embeds, 0.0)
+        if negative_texts is None and negative_text_embeds is None:
+            null = self.null_branch(known, text_embeds)
+        else:
+            check_one_of(negative_texts, negative_text_embeds, 'negative_')
+            negatives = None if negative_texts is None else self.source.texts(negative_texts, 'negative_texts', allow_none=True)
+            null = self.branch(negatives, negative_text_embeds, 0.0)
+        return PreparedCondition(cond, null, self.watch.name, self.watch.look(self))
+
+    def check_prepared(self, prepared: PreparedCondition) -> None:
+        """Raise `UsageError` for a condition of another conditioner, or of this one before its weights changed."""
+        if prepared.owner != self.watch.name:
             raise UsageError('this text_condition was prepared by another model (or by a copy): call prepare(texts) on this one')
-        # a traced graph cannot read versions: there the mark set by eval() and load_state_dict has to do
-        if prepared.stale or (not torch.compiler.is_compiling() and prepared.weights_changed()):
+        if prepared.generation != self.watch.look(self):
             raise UsageError('the weights have changed since this text_condition was prepared: call prepare(texts) again')
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and eval mode, and look whether the weights have changed: a compiled call cannot look itself."""
+        self.watch.look(self)
+        return super().train(mode)
+
+    def check_attention(self) -> None:
+        """Raise `ConfigError` for guidance inside cross-attention where there is none."""
+        raise ConfigError(
+            f'this rule guides inside cross-attention, which a {type(self).__name__} does not have: use an '
+            "AttentionTextConditioner, text_condition_type='attention'"
+        )
+
+    def extrapolated(
+        self, cond: BranchCondition, null: BranchCondition, combine: Callable[[Tensor, Tensor], Tensor]
+    ) -> BranchCondition:
+        """Return one branch that combines the attention features of two inside its layers: guidance in one forward pass."""
+        raise NotImplementedError
 
     # what 0.7.1's users reach for
 
     @property
-    def text_models(self) -> list[Any]:
+    def text_models(self) -> list[Encoder]:
         """The text encoders, in the order of `model_types`."""
         return list(self.source.encoders)
 
@@ -288,18 +269,113 @@ class Conditioner(nn.Module, ABC, Generic[Features]):
         return self.weight.device
 
 
-def _mark_stale(conditioner: Conditioner[Any], incompatible_keys: Any) -> None:
-    """After a checkpoint was loaded, nothing prepared before it is valid."""
-    conditioner.ownership.mark_stale(tuple(conditioner.parameters()))
+class TextReader(Conditioner, Generic[Features]):
+    """Base of the conditioners that read text. `Features` is what a kind of conditioner reads, with one row per text."""
+
+    null_depends_on_text: ClassVar[bool] = False
+    """Whether the null has the shape of the text that it replaces."""
+
+    @abstractmethod
+    def read_encodings(self, encodings: Encodings) -> Features:
+        """Return the features of frozen encodings."""
+
+    @abstractmethod
+    def read_embeds(self, embeds: Tensor | TextCondReturn) -> Features:
+        """Return the features of what `embed_texts` returned."""
+
+    @abstractmethod
+    def null_features(self) -> Features:
+        """Return the features of one text that is not there, made with every weight that a text meets."""
+
+    @abstractmethod
+    def drop(self, features: Features, keep: Tensor) -> Features:
+        """Return the features with the null instead of what is not kept; `keep` is `(b, 1)` or `(b, encoders)`."""
+
+    @abstractmethod
+    def condition(self, features: Features) -> BranchCondition:
+        """Return the conditions of every layer."""
+
+    def null_condition(self, features: Features | None) -> BranchCondition:
+        """Return the conditions of texts that are all dropped; `features` are theirs where the null depends on the text."""
+        return self.condition(self.null_features())
+
+    def branch(
+        self,
+        texts: Texts | None,
+        text_embeds: TextEmbeds | None = None,
+        drop_prob: DropProb | None = None,
+        batch: int | None = None,
+        repeat_batch: int = 1,
+    ) -> BranchCondition:
+        if drop_prob is None and self.training:
+            drop_prob = self.cond_drop_prob
+        if drop_prob is None or (drops_nothing(drop_prob) and not self.training):
+            return self._remembered('cond', texts, lambda: self.condition(self.read(texts, text_embeds)))
+        if not self.training and drops_all(drop_prob):
+            return self.null_branch(texts, text_embeds)
+        features = self.read(texts, text_embeds)
+        if batch is not None and features.rows != batch:  # each sample is dropped by itself
+            features = features.expand(batch) if features.rows == 1 else features.repeat(repeat_batch)
+        # in training the null takes part in every step, so that no parameter is ever unused under DDP
+        return self.condition(self.drop(features, keep_mask(drop_prob, features.rows, self.weight.device)))
+
+    def null_branch(self, texts: Texts | None = None, text_embeds: TextEmbeds | None = None) -> BranchCondition:
+        if texts is None and text_embeds is None and self.training:
+            features = self.null_features()
+            return self.condition(self.drop(features, torch.zeros(1, 1, dtype=torch.bool, device=self.weight.device)))
+        if not self.null_depends_on_text or (texts is None and text_embeds is None):
+            return self._remembered('null', (), lambda: self.null_condition(None))
+        return self._remembered('null', texts, lambda: self.null_condition(self.read(texts, text_embeds)))
+
+    def read(self, texts: Texts | None, text_embeds: TextEmbeds | None) -> Features:
+        """Return the features of texts, or of embeddings made earlier; exactly one of the two is given."""
+        if texts is not None:
+            encodings = self.source.encode(texts, self.weight.device, self.weight.dtype, remember=not self.training)
+            features = self.read_encodings(encodings)
+            if torch.compiler.is_compiling() or None not in texts:  # a compiler would specialise on every string it sees
+                return features
+            keep = torch.tensor([[text is not None] for text in texts], device=self.weight.device)  # (b, 1)
+            return self.drop(features, keep)
+        if isinstance(text_embeds, TextEncoding):
+            text_embeds = (text_embeds,)
+        if isinstance(text_embeds, (Tensor, TextCondReturn)):
+            return self.read_embeds(text_embeds)
+        parts: list[Any] = list(text_embeds) if isinstance(text_embeds, Sequence) else []
+        if parts and all(isinstance(part, TextEncoding) for part in parts):
+            return self.read_encodings(self.source.checked(parts))
+        if len(parts) == 2 and all(isinstance(part, Tensor) for part in parts):
+            return self.read_embeds(TextCondReturn(*parts))
+        raise ConfigError(
+            'text_embeds is what encode_texts or embed_texts returned: a tensor, a pair (embed, mask), a TextEncoding or one '
+            f'TextEncoding per encoder, but got {type(text_embeds).__name__}'
+        )
+
+    def _remembered(self, role: str, texts: Texts | None, compute: Callable[[], BranchCondition]) -> BranchCondition:
+        """Return the conditions of texts, from the last few that were made, where no gradient is wanted."""
+        if texts is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return compute()
+        kind = self.weight.device.type
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        key: Hashable = (role, texts, self.watch.look(self), autocast)
+        with torch.inference_mode(False), torch.no_grad():  # ordinary tensors, whoever asks for them next
+            branch: BranchCondition = self._conditions.get(key, compute)
+        return branch
 
 
-def identity(hiddens: Tensor) -> Tensor:
-    """The callable of a conditioner that leaves the hiddens alone."""
-    return hiddens
+def _forget(conditioner: Conditioner, incompatible_keys: Any) -> None:
+    """After a checkpoint was loaded, nothing made before it is valid."""
+    conditioner.watch.forget()
+
+
+def check_one_of(texts: object, text_embeds: object, prefix: str = '') -> None:
+    """Raise `ConfigError` unless exactly one of texts and embeddings is given."""
+    if (texts is None) == (text_embeds is None):
+        got = 'neither' if texts is None else 'both'
+        raise ConfigError(f'pass either {prefix}texts or {prefix}text_embeds, but got {got}')
 
 
 def check_hidden_dims(hidden_dims: Sequence[int]) -> None:
-    """Refuse, before any encoder is built, hidden dimensions that are no list of positive integers."""
+    """Raise `ConfigError`, before any encoder is built, for hidden dimensions that are no list of positive integers."""
     if not hidden_dims or any(isinstance(dim, bool) or not isinstance(dim, int) or dim < 1 for dim in hidden_dims):
         raise ConfigError(
             f'hidden_dims lists the width of each of the hiddens to condition, such as (256, 512), but got {hidden_dims!r}'
@@ -307,7 +383,7 @@ def check_hidden_dims(hidden_dims: Sequence[int]) -> None:
 
 
 def per_hidden(value: Any, hidden_dims: tuple[int, ...], name: str) -> tuple[Any, ...]:
-    """One value per hidden dimension: a single one is repeated, a sequence must have the right length."""
+    """Return one value per hidden dimension: a single one is repeated, a sequence must have the right length."""
     if not isinstance(value, Sequence):
         return (value,) * len(hidden_dims)
     if len(value) != len(hidden_dims):

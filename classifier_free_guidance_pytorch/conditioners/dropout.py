@@ -19,11 +19,11 @@ DropProb: TypeAlias = float | Sequence[float] | Tensor
 
 
 def check_drop_prob(drop_prob: DropProb, num_encoders: int, name: str = 'cond_drop_prob', rows: int | None = None) -> None:
-    """Refuse what is not a probability, nor one per encoder, nor a tensor with one for each of the `rows` samples.
+    """Check that this is a probability, one per encoder, or a tensor with one for each of the `rows` samples.
 
     Raises:
-        ConfigError: a value outside [0, 1], or a sequence of another length than there are encoders.
-        ShapeError: a tensor of another length than there are samples.
+        ConfigError: A value outside [0, 1], or a sequence of another length than there are encoders.
+        ShapeError: A tensor of another length than there are samples.
     """
     if isinstance(drop_prob, Tensor):
         if drop_prob.ndim != 1 or not drop_prob.is_floating_point():
@@ -32,9 +32,9 @@ def check_drop_prob(drop_prob: DropProb, num_encoders: int, name: str = 'cond_dr
             )
         if rows not in (None, drop_prob.shape[0]):
             raise ShapeError(f'{name} has {drop_prob.shape[0]} probabilities for {rows} texts: pass one per text')
-        # looking into a traced tensor breaks the graph, and into one on an accelerator waits for it
-        looked_into = drop_prob.device.type == 'cpu' and not torch.compiler.is_compiling()
-        if looked_into and not bool(((drop_prob >= 0) & (drop_prob <= 1)).all()):
+        # reading a traced tensor breaks the graph, and reading a GPU tensor forces a sync
+        readable = drop_prob.device.type == 'cpu' and not torch.compiler.is_compiling()
+        if readable and not bool(((drop_prob >= 0) & (drop_prob <= 1)).all()):
             raise ConfigError(f'{name} holds probabilities in [0, 1], but got {drop_prob}')
         return
     per_encoder = isinstance(drop_prob, Sequence) and not isinstance(drop_prob, str)
@@ -50,12 +50,12 @@ def check_drop_prob(drop_prob: DropProb, num_encoders: int, name: str = 'cond_dr
 
 
 def drops_nothing(drop_prob: DropProb) -> bool:
-    """Whether it is known, without looking into a tensor, that every sample keeps its text."""
+    """Whether it is known, without reading a tensor, that every sample keeps its text."""
     return not isinstance(drop_prob, Tensor) and not any(drop_prob if isinstance(drop_prob, Sequence) else (drop_prob,))
 
 
 def drops_all(drop_prob: DropProb) -> bool:
-    """Whether it is known, without looking into a tensor, that every sample loses all of its text."""
+    """Whether it is known, without reading a tensor, that every sample loses all of its text."""
     return not isinstance(drop_prob, Tensor) and all(
         p == 1 for p in (drop_prob if isinstance(drop_prob, Sequence) else (drop_prob,))
     )

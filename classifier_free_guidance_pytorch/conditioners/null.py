@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.conditioners.base import Conditioner, TextEmbeds
+from classifier_free_guidance_pytorch.conditioners.base import Conditioner, TextEmbeds, check_hidden_dims
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
+from classifier_free_guidance_pytorch.conditioners.pooled import TextConditioner
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
-from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
-from classifier_free_guidance_pytorch.errors import UsageError, checked
+from classifier_free_guidance_pytorch.conditioners.raw import TextEmbeddingReturner
+from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, Texts, TextSource
+from classifier_free_guidance_pytorch.conditioners.tokens import AttentionTextConditioner
+from classifier_free_guidance_pytorch.errors import ConfigError, UsageError, checked
 
 
-class NullConditioner(Conditioner[None]):
+class NullConditioner(Conditioner):
     """Identity callables, one per hidden dimension: switches text conditioning off and leaves everything else in place.
 
     So that one configuration can be run with and without text, texts and the arguments of the other conditioners are accepted
     here and have no effect, by design; no encoder is loaded.
 
     Args:
-        hidden_dims: width of each of the hiddens; a call returns one identity for each.
-        **unused: arguments of the other conditioners.
+        hidden_dims: Width of each of the hiddens; a call returns one identity for each.
+        **unused: Arguments of the other conditioners.
+
+    Raises:
+        ConfigError: An argument that no conditioner has, or hidden dimensions that are no positive integers.
 
     Example:
         >>> (identity,) = NullConditioner(hidden_dims=(8,))(['any text'])
@@ -34,7 +41,15 @@ class NullConditioner(Conditioner[None]):
 
     @checked
     def __init__(self, hidden_dims: Sequence[int], **unused: Any) -> None:
-        super().__init__(hidden_dims, TextSource.without_encoders(), 0.0, True, 'zeros')
+        check_hidden_dims(hidden_dims)
+        kinds = (TextConditioner, AttentionTextConditioner, TextEmbeddingReturner)
+        known = {name: None for kind in kinds for name in inspect.signature(kind).parameters}
+        if unknown := [name for name in unused if name not in known]:
+            raise ConfigError(
+                f'{", ".join(unknown)} is no argument of any conditioner; a NullConditioner takes those of all, and uses '
+                f'hidden_dims alone: {", ".join(known)}'
+            )
+        super().__init__(hidden_dims, TextSource(), 0.0, True, 'zeros')
         self.register_buffer('_anchor', torch.zeros(()), persistent=False)
 
     @property
@@ -42,13 +57,17 @@ class NullConditioner(Conditioner[None]):
         anchor: Tensor = self._anchor  # type: ignore[assignment]
         return anchor
 
-    def read(self, texts: Sequence[str] | None, text_embeds: TextEmbeds | None) -> None:
-        return None
+    def branch(
+        self,
+        texts: Texts | None,
+        text_embeds: TextEmbeds | None = None,
+        drop_prob: DropProb | None = None,
+        batch: int | None = None,
+        repeat_batch: int = 1,
+    ) -> BranchCondition:
+        return BranchCondition((), TextCondReturn(None, None))
 
-    def branch(self, features: None, drop_prob: DropProb | None = None) -> BranchCondition:
-        return self.null_branch()
-
-    def null_branch(self, features: None = None) -> BranchCondition:
+    def null_branch(self, texts: Texts | None = None, text_embeds: TextEmbeds | None = None) -> BranchCondition:
         return BranchCondition((), TextCondReturn(None, None))
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
@@ -57,24 +76,3 @@ class NullConditioner(Conditioner[None]):
     def encode_texts(self, texts: Sequence[str]) -> Encodings:
         self.embed_texts(texts)
         return ()
-
-    def nothing(self) -> None:
-        return None
-
-    def count(self, features: None) -> int:
-        return 1
-
-    def expand(self, features: None, rows: int) -> None:
-        return None
-
-    def drop(self, features: None, keep: Tensor) -> None:
-        return None
-
-    def condition(self, features: None) -> BranchCondition:
-        return self.null_branch()
-
-    def read_encodings(self, encodings: Encodings) -> None:
-        return None
-
-    def read_embeds(self, embeds: Tensor | TextCondReturn) -> None:
-        return None

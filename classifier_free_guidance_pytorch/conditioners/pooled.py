@@ -8,19 +8,28 @@ hiddens <- layer(stem, hiddens)
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from classifier_free_guidance_pytorch.conditioners.base import Conditioner, Null, check_hidden_dims
+from classifier_free_guidance_pytorch.conditioners.base import Null, TextReader, check_hidden_dims
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
 from classifier_free_guidance_pytorch.layers import Concat, FiLM
+from classifier_free_guidance_pytorch.rows import Rows
 
 
-class PooledConditioner(Conditioner[Tensor]):
+@dataclass(eq=False)
+class Pooled(Rows):
+    """The pooled features of all encoders side by side, `(b, sum of dim_pooled)`."""
+
+    feature: Tensor
+
+
+class PooledConditioner(TextReader[Pooled]):
     """Condition hiddens on one feature per text. `layer` says how."""
 
     layer: ClassVar[type[FiLM] | type[Concat]]
@@ -41,7 +50,7 @@ class PooledConditioner(Conditioner[Tensor]):
         check_hidden_dims(hidden_dims)
         if text_embed_stem_dim_mult < 1:
             raise ConfigError(f'text_embed_stem_dim_mult is a positive integer, but got {text_embed_stem_dim_mult}')
-        source = TextSource(model_types, model_names, model_kwargs, text_embed_pad_value)
+        source = TextSource.build(model_types, model_names, model_kwargs, text_embed_pad_value)
         super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null)
         dim = sum(source.dims_pooled)
         self.dim_latent = dim
@@ -56,77 +65,64 @@ class PooledConditioner(Conditioner[Tensor]):
         return weight
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """The pooled features of all encoders side by side, `(b, sum of dim_pooled)`; frozen, safe to store."""
-        return self.read_encodings(self.encode_texts(texts))
+        """Return the pooled features of all encoders side by side, `(b, sum of dim_pooled)`; frozen, safe to store."""
+        return self.read_encodings(self.encode_texts(texts)).feature
 
-    def read_encodings(self, encodings: Encodings) -> Tensor:
+    def read_encodings(self, encodings: Encodings) -> Pooled:
         pooled = [encoding.pooled for encoding in encodings]
         if any(feature.shape[-1] == 0 for feature in pooled):
             raise ShapeError(
                 f'a {type(self).__name__} reads pooled features, and these text_embeds hold tokens only: store pooled features '
                 'as well, or condition by attention'
             )
-        return self.read_embeds(pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1))
+        return self.read_embeds(pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1))  # (b, dim)
 
-    def read_embeds(self, embeds: Tensor | TextCondReturn) -> Tensor:
+    def read_embeds(self, embeds: Tensor | TextCondReturn) -> Pooled:
         if not isinstance(embeds, Tensor) or embeds.ndim != 2 or embeds.shape[-1] != self.dim_latent:
             got = tuple(embeds.shape) if isinstance(embeds, Tensor) else 'a pair (embed, mask)'
             raise ShapeError(
                 f'text_embeds of a {type(self).__name__} is one pooled feature per text, (b, {self.dim_latent}), but got '
                 f'{got}: pass what its own embed_texts or encode_texts returns'
             )
-        return embeds.to(self.weight)
+        return Pooled(embeds.to(self.weight))
 
-    def nothing(self) -> Tensor:
-        return self.weight.new_zeros(1, self.dim_latent)
-
-    def count(self, features: Tensor) -> int:
-        return features.shape[0]
-
-    def expand(self, features: Tensor, rows: int) -> Tensor:
-        return features.expand(rows, -1)
-
-    def null_feature(self) -> Tensor:
-        """What stands in place of a dropped feature, `(1, dim)`."""
+    def null_features(self) -> Pooled:
         if self.null == 'learned':
-            return self.null_text_embed.unsqueeze(0)
+            return Pooled(self.null_text_embed.unsqueeze(0))  # (1, dim)
         if self.null == 'zeros':
-            return self.weight.new_zeros(1, self.dim_latent)
-        empty = self.source.encode_empty(self.weight.device, self.weight.dtype)
-        return self.read_encodings(empty)
+            return Pooled(self.weight.new_zeros(1, self.dim_latent))
+        return self.read_encodings(self.source.encode_empty(self.weight.device, self.weight.dtype))
 
-    def drop(self, features: Tensor, keep: Tensor) -> Tensor:
+    def drop(self, features: Pooled, keep: Tensor) -> Pooled:
         if keep.shape[1] > 1:  # one column per encoder, as wide as its feature
             columns = [keep[:, e, None].expand(-1, dim) for e, dim in enumerate(self.source.dims_pooled)]
-            keep = torch.cat(columns, dim=1)
-        return torch.where(keep, features, self.null_feature().to(features.dtype))
+            keep = torch.cat(columns, dim=1)  # (b, dim)
+        null = self.null_features().feature.to(features.feature.dtype)
+        return Pooled(torch.where(keep, features.feature, null))
 
-    def condition(self, features: Tensor) -> BranchCondition:
-        stem = self.text_embed_stem_mlp(features)
+    def condition(self, features: Pooled) -> BranchCondition:
+        stem = self.text_embed_stem_mlp(features.feature)  # (b, mult * dim)
         layers: Iterable[Any] = self.conditioners
         return BranchCondition(tuple(layer.condition(stem) for layer in layers), TextCondReturn(stem, None))
-
-    def null_branch(self, features: Tensor | None = None) -> BranchCondition:
-        return self.condition(self.null_feature())
 
 
 class TextConditioner(PooledConditioner):
     """FiLM: modulate every channel of the hiddens by the text (arXiv 1709.07871), `hiddens * (scale + 1) + shift`.
 
     Args:
-        hidden_dims: width of each of the hiddens to condition; a call returns one callable for each.
-        model_types: text encoder(s): 't5', 'clip', 'bge', 'hf', 'mini', or an object with the encoder interface.
-        model_names: a name or local path per encoder, in place of its default model.
-        cond_drop_prob: probability in training that a sample loses its text; a tuple drops each encoder independently.
+        hidden_dims: Width of each of the hiddens to condition; a call returns one callable for each.
+        model_types: Text encoder(s): 't5', 'clip', 'bge', 'hf', 'mini', or an object with the encoder interface.
+        model_names: A name or local path per encoder, instead of its default model.
+        cond_drop_prob: Probability in training that a sample loses its text; a tuple drops each encoder independently.
         hiddens_channel_first: `(b, d, ...)` (True) or `(b, ..., d)`; one for all hiddens, or one for each.
-        text_embed_stem_dim_mult: width of the stem, in multiples of the pooled feature's.
-        text_embed_pad_value: what the encoders' `embed_text(..., return_text_encodings=True)` writes where there is no token.
-        model_kwargs: one dict of encoder options for each encoder (`pretrained`, `dtype`, `device`, `pooling`, ...).
-        null: what dropped text becomes: a 'learned' feature, 'zeros', or the encoding of the 'empty' string.
+        text_embed_stem_dim_mult: Width of the stem, in multiples of the pooled feature's.
+        text_embed_pad_value: What the encoders' `embed_text(..., return_text_encodings=True)` writes where there is no token.
+        model_kwargs: One dict of encoder options for each encoder (`pretrained`, `dtype`, `device`, `pooling`, ...).
+        null: What dropped text becomes: a 'learned' feature, 'zeros', or the encoding of the 'empty' string.
 
     Raises:
-        ConfigError: an unknown type, name or option, or a value out of range.
-        MissingDependencyError: an encoder that cannot be found.
+        ConfigError: An unknown type, name or option, or a value out of range.
+        MissingDependencyError: An encoder that cannot be found.
 
     Example:
         >>> conditioner = TextConditioner(hidden_dims=(256, 512), model_types='mini', hiddens_channel_first=False)

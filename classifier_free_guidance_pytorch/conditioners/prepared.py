@@ -1,19 +1,22 @@
-"""What the conditioners hand out: the text feature, the conditions of one branch, and prepared conditions for many steps."""
+"""What the conditioners hand out: the text feature, the callables, the conditions of one branch, and prepared conditions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
-from weakref import WeakSet
+from collections.abc import Callable, Hashable, Iterable
+from copy import deepcopy
+from ctypes import string_at
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, NamedTuple, SupportsIndex, overload
+from uuid import uuid4
+from weakref import ref
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Self
 
-from classifier_free_guidance_pytorch.errors import UsageError
-from classifier_free_guidance_pytorch.layers import Condition
-from classifier_free_guidance_pytorch.text.encoding import moved
+from classifier_free_guidance_pytorch.layers import CondFn, Condition
+from classifier_free_guidance_pytorch.rows import Rows, detached, map_rows
 
 
 class TextCondReturn(NamedTuple):
@@ -27,146 +30,161 @@ class TextCondReturn(NamedTuple):
     embed: Tensor | None
     mask: Tensor | None
 
-    def map(self, fn: Callable[[Tensor], Tensor]) -> TextCondReturn:
-        """The pair with `fn` applied to each tensor that is there."""
-        return TextCondReturn(*(None if t is None else fn(t) for t in self))
 
-    def to(self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None) -> TextCondReturn:
-        """Move to a device and / or a floating dtype; the mask stays boolean."""
-        return self.map(lambda t: moved(t, device, dtype))
-
-    def expand(self, rows: int) -> TextCondReturn:
-        """The feature of one text, seen as `rows` equal ones (no copy); any other number stays."""
-        return self if self.embed is None or len(self.embed) != 1 else self.map(lambda t: t.expand(rows, *t.shape[1:]))
-
-    def joined(self, other: TextCondReturn) -> TextCondReturn:
-        """The rows of both, with tokens padded to the longer."""
-        if self.embed is None or other.embed is None:
-            return self
-        if self.mask is None or other.mask is None:
-            return TextCondReturn(torch.cat((self.embed, other.embed)), None)
-        longest = max(self.mask.shape[1], other.mask.shape[1])
-        pairs = [(embed, mask, longest - mask.shape[1]) for embed, mask in ((self.embed, self.mask), (other.embed, other.mask))]
-        embeds = [F.pad(embed, (0, 0, 0, missing)) for embed, _, missing in pairs]
-        return TextCondReturn(torch.cat(embeds), torch.cat([F.pad(mask, (0, missing)) for _, mask, missing in pairs]))
+def identity(hiddens: Tensor, repeat_batch: int | None = None) -> Tensor:
+    """Return the hiddens: the callable of a conditioner that leaves them alone."""
+    return hiddens
 
 
-class CondFns(tuple[Callable[[Tensor], Tensor], ...]):
+AnyCondFn = CondFn | Callable[[Tensor], Tensor]
+
+
+class CondFns(tuple[AnyCondFn, ...]):
     """One callable per hidden dimension, in the order of `hidden_dims`; `.text_cond` is the feature they were made from."""
 
     text_cond: TextCondReturn
 
-    def __new__(cls, fns: Iterable[Callable[[Tensor], Tensor]], text_cond: TextCondReturn) -> CondFns:
-        self = super().__new__(cls, fns)
+    @classmethod
+    def of(cls, fns: Iterable[AnyCondFn], text_cond: TextCondReturn) -> Self:
+        """Make the tuple of callables."""
+        self = cls(fns)
         self.text_cond = text_cond
         return self
 
-    def __getitem__(self, index: Any) -> Any:
-        """One callable; or, for a slice, some of them, which a decorated `super().forward` still knows as conditions."""
-        picked: Any = super().__getitem__(index)
-        return CondFns(picked, self.text_cond) if isinstance(index, slice) else picked
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> AnyCondFn: ...
+    @overload
+    def __getitem__(self, index: slice) -> CondFns: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> AnyCondFn | CondFns:
+        """Return one callable; or, for a slice, some of them, which a decorated `super().forward` still knows as conditions."""
+        if isinstance(index, slice):
+            return CondFns.of(super().__getitem__(index), self.text_cond)
+        return super().__getitem__(index)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CondFns.of, (tuple(self), self.text_cond)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CondFns:
+        return CondFns.of(deepcopy(tuple(self), memo), map_rows(self.text_cond, detached))
 
 
 @dataclass(eq=False)
-class BranchCondition:
-    """All that one branch of a model (conditional, null, negative) needs to know of its texts."""
+class BranchCondition(Rows):
+    """All that one branch of a model (conditional, null, negative) needs to know of its texts.
+
+    Attributes:
+        layers: The condition of every conditioning layer; empty for a conditioner without layers.
+        text_cond: The text feature itself.
+    """
 
     layers: tuple[Condition, ...]
     text_cond: TextCondReturn
-    bound: CondFns | None = None  # the callables, where they were made ahead of time
-
-    def map(self, fn: Callable[[Tensor], Tensor]) -> BranchCondition:
-        """The same branch with `fn` applied to each tensor."""
-        return BranchCondition(tuple(layer.map(fn) for layer in self.layers), self.text_cond.map(fn))
 
     @property
     def rows(self) -> int:
-        """How many texts the branch describes; 1 fits every batch."""
         embed = self.text_cond.embed
         return 1 if embed is None else embed.shape[0]
 
-    def expand(self, rows: int) -> BranchCondition:
-        """A branch of one text, seen as `rows` equal ones (no copy)."""
-        return BranchCondition(tuple(layer.expand(rows) for layer in self.layers), self.text_cond.expand(rows))
-
-    def joined(self, other: BranchCondition) -> BranchCondition:
-        """One branch for a batch whose first rows are of this one and whose last rows are of the other."""
-        layers = tuple(first.joined(second) for first, second in zip(self.layers, other.layers, strict=True))
-        return BranchCondition(layers, self.text_cond.joined(other.text_cond))
-
-
-def version_of(weight: Tensor) -> int:
-    """How often a weight was written to. Tensors made in inference mode do not count."""
-    return 0 if weight.is_inference() else weight._version
-
-
-class Ownership:
-    """Ties prepared conditions to the one conditioner that made them: a copy of the conditioner gets an ownership of its own."""
-
-    def __init__(self) -> None:
-        self.prepared: WeakSet[PreparedCondition] = WeakSet()
-
-    def mark_stale(self, weights: Sequence[Tensor]) -> None:
-        """Mark what was prepared from other weights than these, or from these before they changed."""
-        for prepared in self.prepared:
-            same = len(weights) == len(prepared.weights) and all(w is p for w, p in zip(weights, prepared.weights, strict=True))
-            prepared.stale = prepared.stale or not same or prepared.weights_changed()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Ownership:
-        return Ownership()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Ownership, ()
-
 
 @dataclass(eq=False)
-class PreparedCondition:
+class PreparedCondition(Rows):
     """Conditions made once by `prepare`, for as many steps as you like: pass it as `text_condition=`.
 
-    It moves with `.to(device, dtype)` and is indexed by sample, `prepared[2:4]`. It belongs to the conditioner that made it, and
-    is refused once that conditioner's weights have changed: at every call, or, in a compiled model, from the next `eval()` or
-    `load_state_dict` on. Only what is written through a weight's `.data` goes unseen (some EMA implementations do so): prepare
-    again after it.
+    It moves with `.to(device, dtype)`, is indexed by sample, `prepared[2:4]`, can be copied and pickled, and keeps no weights
+    alive. It belongs to the conditioner that made it, and is refused once that conditioner's weights have changed: at every call
+    or, in a compiled model, from the next `eval()` or `load_state_dict()` on.
+
+    Attributes:
+        cond: The conditions of the texts.
+        null: The conditions of the negative texts, or of no text.
+        owner: Names the conditioner that made it.
+        generation: Which weights it was made from.
     """
 
     cond: BranchCondition
     null: BranchCondition
-    owner: Ownership
-    weights: tuple[Tensor, ...]
-    versions: tuple[int, ...]
-    stale: bool = False
-
-    def __post_init__(self) -> None:
-        self.owner.prepared.add(self)
+    owner: str
+    generation: int
 
     def __repr__(self) -> str:
         return f'PreparedCondition({len(self)} texts)'
 
-    def weights_changed(self) -> bool:
-        """Whether a weight was written to since: every in-place change of a tensor counts its version up."""
-        return any(version_of(weight) != version for weight, version in zip(self.weights, self.versions, strict=True))
-
     def __len__(self) -> int:
         return max(self.cond.rows, self.null.rows)
 
-    def map(self, fn: Callable[[Tensor], Tensor]) -> PreparedCondition:
-        """The same condition with `fn` applied to each tensor of both branches."""
-        return replace(self, cond=self.cond.map(fn), null=self.null.map(fn))
-
-    def to(self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None) -> PreparedCondition:
-        """Move to a device and / or a floating dtype; masks stay boolean."""
-        return self.map(lambda t: moved(t, device, dtype))
-
     def __getitem__(self, index: int | slice | Tensor | list[int]) -> PreparedCondition:
-        """The condition of some of the samples, always as a batch."""
-        rows: Any = [index] if isinstance(index, int) else index
-        cond, null = (
-            branch if branch.rows == 1 != len(self) else branch.map(lambda t: t[rows]) for branch in (self.cond, self.null)
-        )
-        return replace(self, cond=cond, null=null)
+        """Return the condition of some of the samples, always as a batch."""
+        rows = [index] if isinstance(index, int) else index
+        if isinstance(index, int) and not -len(self) <= index < len(self):
+            raise IndexError(f'text {index} of a condition of {len(self)} texts')
+        cond, null = (branch if branch.rows == 1 != len(self) else branch.index(rows) for branch in (self.cond, self.null))
+        return PreparedCondition(cond, null, self.owner, self.generation)
 
-    def __getstate__(self) -> dict[str, Any]:
-        raise UsageError(
-            'a prepared condition belongs to the model in this process and cannot be pickled: store the encodings of '
-            'encode_texts(texts) and call prepare(text_embeds=...) again after loading'
-        )
+
+class WeightWatch:
+    """Counts how often the weights of one conditioner were seen to change; a copy of the conditioner gets a watch of its own.
+
+    A change is a weight that was replaced, moved or written to. Writing counts a version up, except through `.data`, as some EMA
+    implementations do. On the CPU a few bytes of every weight are compared as well, so that such a write is seen too. On other
+    devices reading them would force a sync, so there it stays unseen until the next `train()`, `eval()` or `load_state_dict()`.
+
+    Attributes:
+        name: Names the conditioner, for conditions that must not be used with another.
+        generation: How often the weights have changed.
+    """
+
+    def __init__(self) -> None:
+        self.name = uuid4().hex
+        self.generation = 0
+        self._seen: list[tuple[ref[Tensor], Hashable]] = []
+        self._lock = Lock()
+
+    def look(self, module: nn.Module) -> int:
+        """Return the generation of the module's weights; in a traced graph, that of the last look outside it."""
+        if not torch.compiler.is_compiling():
+            now = [(weight, _mark(weight)) for weight in _weights_of(module)]
+            if not self._same(now):
+                with self._lock:
+                    if not self._same(now):  # another thread may have been faster
+                        self.generation += 1
+                        self._seen = [(ref(weight), mark) for weight, mark in now]
+        return self.generation
+
+    def forget(self) -> None:
+        """Count a change, seen or not."""
+        self._seen, self.generation = [], self.generation + 1
+
+    def _same(self, now: list[tuple[Tensor, Hashable]]) -> bool:
+        """Whether these are the weights that were seen last, unchanged."""
+        if len(now) != len(self._seen):
+            return False
+        for (weight, mark), (known, before) in zip(now, self._seen, strict=True):
+            if known() is not weight or mark != before:
+                return False
+        return True
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WeightWatch:
+        return WeightWatch()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WeightWatch, ()
+
+
+def _weights_of(module: nn.Module) -> list[Tensor]:
+    """Return every parameter. `module.parameters()` does the same several times slower, which counts at every step."""
+    weights: list[Tensor | None] = []
+    modules: list[nn.Module | None] = [module]
+    for one in modules:
+        if one is not None:
+            weights += one._parameters.values()
+            modules += one._modules.values()
+    return [weight for weight in weights if weight is not None]
+
+
+def _mark(weight: Tensor) -> Hashable:
+    """Return what changes when a weight is written to or moved."""
+    version = 0 if weight.is_inference() else weight._version
+    if type(weight) is not nn.Parameter or not weight.is_cpu:
+        return version, weight.dtype, weight.device
+    start = weight.data_ptr()  # 0 for what FSDP has sharded away
+    return version, weight.dtype, start, string_at(start + weight.nbytes // 2, weight.itemsize) if start else b''

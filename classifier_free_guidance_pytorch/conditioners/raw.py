@@ -17,20 +17,20 @@ class TextEmbeddingReturner(TokenConditioner):
     A call always returns the pair `(cond_fns, TextCondReturn(embed, mask))`; the callables are identities.
 
     Args:
-        dim_latent: width that the tokens of all encoders are projected to; the widest encoder's by default.
-        hidden_dims: widths for which identity callables are returned, none by default.
-        model_types: text encoder(s): 't5', 'clip', 'bge', 'hf', 'mini', or an object with the encoder interface.
-        model_names: a name or local path per encoder, in place of its default model.
-        model_kwargs: one dict of encoder options for each encoder.
-        cond_drop_prob: probability in training that a sample loses its text; a tuple drops each encoder independently.
-        text_embed_pad_value: what stands in `embed` wherever the mask is False.
-        hiddens_channel_first: accepted for symmetry with the other conditioners; identities have no layout.
-        null: a dropped text is masked out and padded ('zeros'), or becomes the tokens of the 'empty' string. There is nothing
+        dim_latent: Width that the tokens of all encoders are projected to; the widest encoder's by default.
+        hidden_dims: Widths for which identity callables are returned, none by default.
+        model_types: Text encoder(s): 't5', 'clip', 'bge', 'hf', 'mini', or an object with the encoder interface.
+        model_names: A name or local path per encoder, instead of its default model.
+        model_kwargs: One dict of encoder options for each encoder.
+        cond_drop_prob: Probability in training that a sample loses its text; a tuple drops each encoder independently.
+        text_embed_pad_value: What stands in `embed` wherever the mask is False.
+        hiddens_channel_first: Accepted for symmetry with the other conditioners; identities have no layout.
+        null: A dropped text is masked out and padded ('zeros'), or becomes the tokens of the 'empty' string. There is nothing
             to learn here: the network that reads the mask decides what no text means.
 
     Raises:
-        ConfigError: an unknown type, name or option, or a value out of range.
-        MissingDependencyError: an encoder that cannot be found.
+        ConfigError: An unknown type, name or option, or a value out of range.
+        MissingDependencyError: An encoder that cannot be found.
 
     Example:
         >>> returner = TextEmbeddingReturner(model_types='mini', dim_latent=32)
@@ -40,6 +40,7 @@ class TextEmbeddingReturner(TokenConditioner):
     """
 
     return_text_cond: ClassVar[bool] = True
+    null_depends_on_text: ClassVar[bool] = True
 
     @checked
     def __init__(
@@ -54,15 +55,14 @@ class TextEmbeddingReturner(TokenConditioner):
         hiddens_channel_first: bool | Sequence[bool] = True,
         null: Literal['zeros', 'empty'] = 'zeros',
     ) -> None:
-        source = TextSource(model_types, model_names, model_kwargs, text_embed_pad_value)
+        source = TextSource.build(model_types, model_names, model_kwargs, text_embed_pad_value)
         super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null, dim_latent, text_embed_pad_value)
 
     def condition(self, features: Tokens) -> BranchCondition:
-        tokens, mask = features.joined()
+        tokens, mask = features.concatenated()  # (b, n, d), (b, n)
         return BranchCondition((), TextCondReturn(tokens.masked_fill(~mask.unsqueeze(-1), self.text_embed_pad_value), mask))
 
-    def null_branch(self, features: Tokens | None = None) -> BranchCondition:
-        if self.null == 'empty':
-            return self.condition(self.empty())
-        features = self.nothing() if features is None else features
-        return self.condition(self.drop(features, features.per_encoder[0][1].new_zeros(self.count(features), 1)))
+    def null_condition(self, features: Tokens | None) -> BranchCondition:
+        if features is None or self.null == 'empty':
+            return self.condition(self.null_features())
+        return self.condition(self.drop(features, features.masks[0].new_zeros(features.rows, 1)))

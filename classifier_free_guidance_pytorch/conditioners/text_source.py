@@ -1,4 +1,4 @@
-"""The frozen side of a conditioner: its text encoders, and the memory of what they said last."""
+"""The frozen side of a conditioner: its text encoders, and the encodings of the last few batches of texts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from classifier_free_guidance_pytorch.text import (
+    Encoder,
     EncodingMemo,
     TextEncoder,
     TextEncoding,
@@ -19,6 +20,7 @@ from classifier_free_guidance_pytorch.text import (
 )
 
 Encodings: TypeAlias = tuple[TextEncoding, ...]
+Texts: TypeAlias = tuple[str | None, ...]  # None among them: a sample that has the null condition
 
 
 class TextSource:
@@ -28,50 +30,54 @@ class TextSource:
     conditioner to its device and dtype when they are next asked to encode.
     """
 
-    def __init__(self, model_types: Any, model_names: Any, model_kwargs: Any, text_embed_pad_value: float) -> None:
-        self.encoders = build_encoders(model_types, model_names, model_kwargs)
-        given = model_types if isinstance(model_types, (list, tuple)) else (model_types,)
-        for encoder, entry in zip(self.encoders, given, strict=True):
-            # an encoder that was handed in keeps its own
-            if text_embed_pad_value != 0 and isinstance(encoder, TextEncoder) and encoder is not entry:
-                encoder.text_embed_pad_value = text_embed_pad_value
-        self.dims_latent = tuple(encoder.dim_latent for encoder in self.encoders)
-        self.dims_pooled = tuple(encoder.dim_pooled for encoder in self.encoders)
-        self.identities = tuple(map(identity_of, self.encoders))
+    def __init__(self, encoders: tuple[Encoder, ...] = ()) -> None:
+        self.encoders = encoders
+        self.dims_latent = tuple(encoder.dim_latent for encoder in encoders)
+        self.dims_pooled = tuple(encoder.dim_pooled for encoder in encoders)
+        self.identities = tuple(map(identity_of, encoders))
         self._memo, self._empty = EncodingMemo(), EncodingMemo()
 
     @classmethod
-    def without_encoders(cls) -> TextSource:
-        """The source of a conditioner that reads no text."""
-        source = cls.__new__(cls)
-        source.encoders = source.dims_latent = source.dims_pooled = source.identities = ()
-        source._memo = source._empty = EncodingMemo()
-        return source
+    def build(cls, model_types: Any, model_names: Any, model_kwargs: Any, text_embed_pad_value: float) -> TextSource:
+        """Build the encoders that the arguments of a conditioner name."""
+        encoders = build_encoders(model_types, model_names, model_kwargs)
+        given = model_types if isinstance(model_types, (list, tuple)) else (model_types,)
+        for encoder, entry in zip(encoders, given, strict=True):
+            # an encoder that was handed in keeps its own
+            if text_embed_pad_value != 0 and isinstance(encoder, TextEncoder) and encoder is not entry:
+                encoder.text_embed_pad_value = text_embed_pad_value
+        return cls(encoders)
 
     @staticmethod
-    def count(texts: Any, name: str = 'texts') -> int:
-        """How many texts these are; refused, before any work, where they are no batch of strings."""
-        return len(texts if torch.compiler.is_compiling() else as_texts(texts, name))
+    def texts(texts: Any, name: str = 'texts', allow_none: bool = False) -> Texts:
+        """Return a batch of texts as a tuple; a traced graph takes them as they are, since they are checked again outside it.
 
-    def encode(self, texts: Sequence[str], device: torch.device, dtype: torch.dtype, remember: bool) -> Encodings:
-        """One encoding per encoder. With `remember`, the last few batches of texts cost nothing when they come again."""
+        Raises:
+            ConfigError: This is no batch of strings.
+        """
+        if torch.compiler.is_compiling():
+            return texts  # type: ignore[no-any-return]
+        return as_texts(texts, name, allow_none)
+
+    def encode(self, texts: Texts, device: torch.device, dtype: torch.dtype, remember: bool) -> Encodings:
+        """Return one encoding per encoder. With `remember`, the last few batches of texts cost nothing when they come again."""
         if not torch.compiler.is_compiling():
             return self._recall(texts, device, dtype, remember)
         # one graph break here, and none in a tokenizer; a compiler would also specialise on every string it sees
         disable: Any = torch.compiler.disable
-        encodings: Encodings = disable(self._recall)(texts, device, dtype, remember)
+        encodings: Encodings = disable(lambda: self._recall(as_texts(texts), device, dtype, remember))()
         return encodings
 
-    def _recall(self, texts: Sequence[str], device: torch.device, dtype: torch.dtype, remember: bool) -> Encodings:
-        """`encode`, outside any compiled graph."""
-        texts = as_texts(texts)
+    def _recall(self, texts: Texts, device: torch.device, dtype: torch.dtype, remember: bool) -> Encodings:
+        """`encode`, outside any compiled graph; a text that is None is encoded as the empty one."""
+        said = tuple('' if text is None else text for text in texts)
         if not remember:
-            return self._encode(texts, device, dtype)
-        encodings: Encodings = self._memo.get((texts, device, dtype), lambda: self._encode(texts, device, dtype))
+            return self._encode(said, device, dtype)
+        encodings: Encodings = self._memo.get((said, device, dtype), lambda: self._encode(said, device, dtype))
         return encodings
 
     def encode_empty(self, device: torch.device, dtype: torch.dtype) -> Encodings:
-        """The encoding of the empty string, made once."""
+        """Return the encoding of the empty string, made once."""
         encodings: Encodings = self._empty.get((device, dtype), lambda: self._encode(('',), device, dtype))
         return encodings
 
@@ -79,11 +85,11 @@ class TextSource:
         return tuple(encode_with(encoder, texts, device=device, dtype=dtype) for encoder in self.encoders)
 
     def checked(self, encodings: Sequence[TextEncoding]) -> Encodings:
-        """Refuse encodings that these encoders cannot have made.
+        """Return encodings that these encoders can have made.
 
         Raises:
-            ConfigError: their number is not that of the encoders, or another encoder made them.
-            ShapeError: their widths are not those of the encoders, or their batches differ.
+            ConfigError: Their number is not that of the encoders, or a different encoder made them.
+            ShapeError: Their widths are not those of the encoders, or their batches differ.
         """
         if len(encodings) != len(self.encoders):
             raise ConfigError(
@@ -104,13 +110,10 @@ class TextSource:
                     f'a TextEncoding with tokens of width {widths[0]} and pooled features of width {widths[1]} was passed, but '
                     f'{type(encoder).__name__} makes {encoder.dim_latent} and {encoder.dim_pooled}: was it made by another?'
                 )
-        if len({len(encoding) for encoding in encodings}) > 1:
-            raise ShapeError(
-                f'the encodings describe batches of {[len(e) for e in encodings]} texts: every encoder needs the same'
-            )
+        counts = [len(encoding) for encoding in encodings]
+        if any(count != counts[0] for count in counts):  # no set: hashing a symbolic size would make it a constant
+            raise ShapeError(f'the encodings describe batches of {counts} texts: every encoder needs the same')
         return tuple(encodings)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TextSource:
-        copied = type(self).__new__(type(self))
-        copied.__dict__.update(self.__dict__, _memo=EncodingMemo(), _empty=EncodingMemo())
-        return copied
+        return TextSource(self.encoders)

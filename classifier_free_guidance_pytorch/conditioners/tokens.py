@@ -8,35 +8,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classifier_free_guidance_pytorch.conditioners.base import Conditioner, Null, check_hidden_dims
+from classifier_free_guidance_pytorch.conditioners.base import Null, TextReader, check_hidden_dims
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
 from classifier_free_guidance_pytorch.layers import CrossAttention
+from classifier_free_guidance_pytorch.rows import Rows
 
 
 @dataclass(eq=False)
-class Tokens:
-    """Projected tokens and mask of each encoder: `(b, n_e, dim_latent)` and `(b, n_e)`."""
+class Tokens(Rows):
+    """Projected tokens `(b, n_e, dim_latent)` and mask `(b, n_e)` of each encoder."""
 
-    per_encoder: tuple[tuple[Tensor, Tensor], ...]
+    tokens: tuple[Tensor, ...]
+    masks: tuple[Tensor, ...]
 
-    def joined(self) -> tuple[Tensor, Tensor]:
-        """All encoders' tokens behind one another."""
-        if len(self.per_encoder) == 1:
-            return self.per_encoder[0]
-        tokens, masks = zip(*self.per_encoder, strict=True)
-        return torch.cat(tokens, dim=1), torch.cat(masks, dim=1)
+    def concatenated(self) -> tuple[Tensor, Tensor]:
+        """Return all encoders' tokens one after the other, and their mask."""
+        if len(self.tokens) == 1:
+            return self.tokens[0], self.masks[0]
+        return torch.cat(self.tokens, dim=1), torch.cat(self.masks, dim=1)
 
 
-class TokenConditioner(Conditioner[Tokens]):
+class TokenConditioner(TextReader[Tokens]):
     """Condition on the tokens of the text, projected to one width."""
 
     def __init__(
@@ -62,11 +63,11 @@ class TokenConditioner(Conditioner[Tokens]):
         return weight
 
     def embed_texts(self, texts: Sequence[str]) -> TextCondReturn:
-        """The projected tokens and their mask, as 0.7.1's method returned them (there without the mask).
+        """Return the projected tokens and their mask, as 0.7.1's method did (there without the mask).
 
         The projection is trainable, so these freeze it: store what `encode_texts` returns to train on embeddings.
         """
-        tokens, mask = self.read_encodings(self.encode_texts(texts)).joined()
+        tokens, mask = self.read_encodings(self.encode_texts(texts)).concatenated()
         return TextCondReturn(tokens.masked_fill(~mask.unsqueeze(-1), self.text_embed_pad_value), mask)
 
     def read_encodings(self, encodings: Encodings) -> Tokens:
@@ -76,12 +77,9 @@ class TokenConditioner(Conditioner[Tokens]):
                 f'a {type(self).__name__} reads tokens, and these text_embeds hold pooled features only: store tokens as well, '
                 'or condition by FiLM'
             )
-        return Tokens(
-            tuple(
-                (project(encoding.tokens.to(weight)), encoding.mask.to(weight.device))
-                for project, encoding in zip(self.to_latent_dims, encodings, strict=True)
-            )
-        )
+        pairs = zip(self.to_latent_dims, encodings, strict=True)
+        tokens = tuple(project(encoding.tokens.to(weight)) for project, encoding in pairs)
+        return Tokens(tokens, tuple(encoding.mask.to(weight.device) for encoding in encodings))
 
     def read_embeds(self, embeds: Tensor | TextCondReturn) -> Tokens:
         embed, mask = embeds if isinstance(embeds, TextCondReturn) else (embeds, None)
@@ -97,46 +95,41 @@ class TokenConditioner(Conditioner[Tokens]):
                 f'the mask of text_embeds {tuple(embed.shape)} is boolean and of shape {tuple(embed.shape[:2])}, '
                 f'but got {mask.dtype} of {tuple(mask.shape)}'
             )
-        return Tokens(((embed.to(self.weight), mask.to(self.weight.device)),))
+        return Tokens((embed.to(self.weight),), (mask.to(self.weight.device),))
 
-    def nothing(self) -> Tokens:
+    def null_features(self) -> Tokens:
         weight = self.weight
-        mask = torch.zeros(1, 1, dtype=torch.bool, device=weight.device)
+        if self.null == 'empty':
+            return self.read_encodings(self.source.encode_empty(weight.device, weight.dtype))
+        masks = tuple(torch.zeros(1, 1, dtype=torch.bool, device=weight.device) for _ in self.to_latent_dims)
         pairs = zip(self.to_latent_dims, self.source.dims_latent, strict=True)
-        return Tokens(tuple((project(weight.new_zeros(1, 1, dim)), mask) for project, dim in pairs))
-
-    def count(self, features: Tokens) -> int:
-        return features.per_encoder[0][0].shape[0]
-
-    def expand(self, features: Tokens, rows: int) -> Tokens:
-        return Tokens(tuple((t.expand(rows, -1, -1), m.expand(rows, -1)) for t, m in features.per_encoder))
-
-    def empty(self) -> Tokens:
-        """The tokens of the empty string, for one text."""
-        return self.read_encodings(self.source.encode_empty(self.weight.device, self.weight.dtype))
+        return Tokens(tuple(project(weight.new_zeros(1, 1, dim)) for project, dim in pairs), masks)
 
     def drop(self, features: Tokens, keep: Tensor) -> Tokens:
-        encoders = len(features.per_encoder)
+        encoders = len(features.tokens)
         if keep.shape[1] > 1 and encoders == 1:
             raise ConfigError(
                 'a probability per encoder cannot drop the encoders of embed_texts apart, since their tokens are joined: '
                 'pass what encode_texts returns, or one cond_drop_prob'
             )
-        columns = keep.expand(-1, encoders).unbind(dim=1)
+        columns = keep.expand(-1, encoders).unbind(dim=1)  # one (b,) per encoder
         if self.null != 'empty':
-            return Tokens(tuple((t, mask & k.unsqueeze(1)) for (t, mask), k in zip(features.per_encoder, columns, strict=True)))
-        empty = self.empty() if len(self.to_latent_dims) == encoders else Tokens((self.empty().joined(),))
-        pairs = zip(features.per_encoder, empty.per_encoder, columns, strict=True)
-        return Tokens(tuple(_where(k, kept, dropped) for kept, dropped, k in pairs))
+            return Tokens(features.tokens, tuple(m & k.unsqueeze(1) for m, k in zip(features.masks, columns, strict=True)))
+        null = self.null_features()
+        if len(null.tokens) != encoders:  # what embed_texts returned is joined, so the null is too
+            tokens, mask = null.concatenated()
+            null = Tokens((tokens,), (mask,))
+        parts = zip(columns, features.tokens, features.masks, null.tokens, null.masks, strict=True)
+        tokens, masks = zip(*(_where(*part) for part in parts), strict=True)
+        return Tokens(tokens, masks)
 
 
-def _where(keep: Tensor, kept: tuple[Tensor, Tensor], dropped: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Tokens and mask of `kept` where `keep` `(b,)`, else the one row of `dropped`, both padded to the longer."""
-    longest = max(kept[0].shape[1], dropped[0].shape[1])
-    (kept_tokens, kept_mask), (null_tokens, null_mask) = (
-        (F.pad(t, (0, 0, 0, longest - t.shape[1])), F.pad(m, (0, longest - m.shape[1]))) for t, m in (kept, dropped)
-    )
-    return torch.where(keep[:, None, None], kept_tokens, null_tokens), torch.where(keep[:, None], kept_mask, null_mask)
+def _where(keep: Tensor, tokens: Tensor, mask: Tensor, null_tokens: Tensor, null_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tokens and mask where `keep` `(b,)`, else the one row of the null, both padded to the longer."""
+    longest = max(tokens.shape[1], null_tokens.shape[1])
+    tokens, null_tokens = (F.pad(t, (0, 0, 0, longest - t.shape[1])) for t in (tokens, null_tokens))
+    mask, null_mask = (F.pad(m, (0, longest - m.shape[1])) for m in (mask, null_mask))
+    return torch.where(keep[:, None, None], tokens, null_tokens), torch.where(keep[:, None], mask, null_mask)
 
 
 class AttentionTextConditioner(TokenConditioner):
@@ -145,23 +138,23 @@ class AttentionTextConditioner(TokenConditioner):
     `hiddens + out(softmax(q k^T / sqrt(attn_dim_head)) v)`, with a null key and value before the tokens'.
 
     Args:
-        hidden_dims: width of each of the hiddens to condition; a call returns one callable for each.
-        model_types: text encoder(s): 't5', 'clip', 'bge', 'hf', 'mini', or an object with the encoder interface.
-        model_names: a name or local path per encoder, in place of its default model.
-        cond_drop_prob: probability in training that a sample loses its text; a tuple drops each encoder independently.
+        hidden_dims: Width of each of the hiddens to condition; a call returns one callable for each.
+        model_types: Text encoder(s): 't5', 'clip', 'bge', 'hf', 'mini', or an object with the encoder interface.
+        model_names: A name or local path per encoder, instead of its default model.
+        cond_drop_prob: Probability in training that a sample loses its text; a tuple drops each encoder independently.
         hiddens_channel_first: `(b, d, ...)` (True) or `(b, ..., d)`; one for all hiddens, or one for each.
-        dim_latent: width that the tokens of all encoders are projected to; the widest encoder's by default.
-        attn_dim_head: width of an attention head.
-        attn_heads: number of query heads; they share one key/value head.
-        flash: use the fused attention kernels; False writes the softmax out.
-        text_embed_pad_value: what `embed_texts` writes where there is no token.
-        model_kwargs: one dict of encoder options for each encoder (`pretrained`, `dtype`, `device`, `pooling`, ...).
-        null: what a dropped text leaves: a 'learned' key and value, 'zeros' (attention adds nothing), or the tokens of the
+        dim_latent: Width that the tokens of all encoders are projected to; the widest encoder's by default.
+        attn_dim_head: Width of an attention head.
+        attn_heads: Number of query heads; they share one key/value head.
+        flash: Use the fused attention kernels; False writes the softmax out.
+        text_embed_pad_value: What `embed_texts` writes where there is no token.
+        model_kwargs: One dict of encoder options for each encoder (`pretrained`, `dtype`, `device`, `pooling`, ...).
+        null: What a dropped text leaves: a 'learned' key and value, 'zeros' (attention adds nothing), or the tokens of the
             'empty' string.
 
     Raises:
-        ConfigError: an unknown type, name or option, or a value out of range.
-        MissingDependencyError: an encoder that cannot be found.
+        ConfigError: An unknown type, name or option, or a value out of range.
+        MissingDependencyError: An encoder that cannot be found.
 
     Example:
         >>> conditioner = AttentionTextConditioner(hidden_dims=(64,), model_types='mini')
@@ -189,7 +182,7 @@ class AttentionTextConditioner(TokenConditioner):
         check_hidden_dims(hidden_dims)
         if attn_dim_head < 1 or attn_heads < 1:
             raise ConfigError(f'attn_dim_head and attn_heads are positive integers, but got {attn_dim_head} and {attn_heads}')
-        source = TextSource(model_types, model_names, model_kwargs, text_embed_pad_value)
+        source = TextSource.build(model_types, model_names, model_kwargs, text_embed_pad_value)
         super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null, dim_latent, text_embed_pad_value)
         self.conditioners.extend(
             CrossAttention(self.dim_latent, hidden, attn_dim_head, attn_heads, flash, learned_null=null != 'zeros')
@@ -197,9 +190,16 @@ class AttentionTextConditioner(TokenConditioner):
         )
 
     def condition(self, features: Tokens) -> BranchCondition:
-        tokens, mask = features.joined()
+        tokens, mask = features.concatenated()  # (b, n, d), (b, n)
         layers: Iterable[Any] = self.conditioners
         return BranchCondition(tuple(layer.condition(tokens, mask) for layer in layers), TextCondReturn(tokens, mask))
+
+    def null_condition(self, features: Tokens | None) -> BranchCondition:
+        if self.null == 'empty':
+            return self.condition(self.null_features())
+        features, layers = self.null_features(), cast(Iterable[Any], self.conditioners)  # in the dtype that autocast chooses
+        text_cond = TextCondReturn(torch.zeros_like(features.tokens[0]), features.masks[0])
+        return BranchCondition(tuple(layer.null_condition() for layer in layers), text_cond)
 
     def check_attention(self) -> None:
         pass
@@ -209,11 +209,3 @@ class AttentionTextConditioner(TokenConditioner):
     ) -> BranchCondition:
         layers: Iterable[Any] = zip(self.conditioners, cond.layers, null.layers, strict=True)
         return BranchCondition(tuple(layer.extrapolated(c, n, combine) for layer, c, n in layers), cond.text_cond)
-
-    def null_branch(self, features: Tokens | None = None) -> BranchCondition:
-        if self.null == 'empty':
-            return self.condition(self.empty())
-        like = self.weight if features is None else features.per_encoder[0][0]  # autocast may have chosen another dtype for it
-        text_cond = TextCondReturn(like.new_zeros(1, 1, self.dim_latent), like.new_zeros(1, 1, dtype=torch.bool))
-        layers: Iterable[Any] = self.conditioners
-        return BranchCondition(tuple(layer.null_condition() for layer in layers), text_cond)

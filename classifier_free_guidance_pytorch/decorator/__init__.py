@@ -1,10 +1,15 @@
-"""Guidance for a method or for a whole class.
+"""Guidance for a method or for a whole class. Read `guide.py` first.
 
-signature   where the function takes its text        (once, when it is decorated)
-options     the guidance keywords of one call        -> a rule, a scale, a state
-texts       the text keywords of one call            -> the condition of each branch
-passes      one forward pass per branch, or one for all
-outputs     which part of the outputs is guided
+guide            one guided call: which passes are made, and what becomes of them
+keywords         what a call says of texts and guidance, checked
+call             one call and its forward passes
+conditioned      the passes of a function that receives conditions
+drop_prob        the passes of a function that handles texts itself
+batched          several passes in one forward
+outputs          which part of an output is guided
+signature        where a function takes its text, read when it is decorated
+method           the decorator of a method
+class_decorator  the decorator of a class
 """
 
 from classifier_free_guidance_pytorch.decorator.class_decorator import classifier_free_guidance_class_decorator

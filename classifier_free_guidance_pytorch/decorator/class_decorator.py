@@ -7,7 +7,7 @@ all of it; its own `forward(self, x, cond_fns)` is guided too.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any, TypeVar
 
@@ -18,7 +18,6 @@ from classifier_free_guidance_pytorch.conditioners import (
     ConcatTextConditioner,
     Conditioner,
     NullConditioner,
-    PreparedCondition,
     TextConditioner,
     TextEmbeddingReturner,
 )
@@ -26,7 +25,7 @@ from classifier_free_guidance_pytorch.decorator.method import guided
 from classifier_free_guidance_pytorch.decorator.signature import RAW_TEXT_COND, KeyNames, with_keywords
 from classifier_free_guidance_pytorch.errors import ConfigError
 
-CONDITIONERS: dict[str, type[Conditioner[Any]]] = {
+CONDITIONERS: dict[str, type[Conditioner]] = {
     'film': TextConditioner,
     'attention': AttentionTextConditioner,
     'concat': ConcatTextConditioner,
@@ -58,15 +57,15 @@ def classifier_free_guidance_class_decorator(
     Added methods: `embed_texts`, `encode_texts`, `prepare`, and the property `max_cond_text_len`.
 
     Args:
-        orig_class: the class; left out when decorating with arguments.
-        cond_drop_prob_keyname: the call-time keyword for the drop probability.
-        texts_key_name: the call-time keyword for texts; negative texts are `negative_` in front of it.
-        text_embeds_key_name: the call-time keyword for embeddings; likewise.
-        cond_fns_keyname: the parameter of `forward` that receives the callables.
-        text_conditioner_name: the attribute that holds the conditioner.
+        orig_class: The class; left out when decorating with arguments.
+        cond_drop_prob_keyname: The call-time keyword for the drop probability.
+        texts_key_name: The call-time keyword for texts; negative texts are `negative_` in front of it.
+        text_embeds_key_name: The call-time keyword for embeddings; likewise.
+        cond_fns_keyname: The parameter of `forward` that receives the callables.
+        text_conditioner_name: The attribute that holds the conditioner.
 
     Raises:
-        ConfigError: not a module, a forward that names neither parameter, or a class decorated before with other names.
+        ConfigError: Not a module, a forward that names neither parameter, or a class decorated before with other names.
 
     Example:
         >>> import torch
@@ -95,7 +94,7 @@ def _decorate(cls: M, names: KeyNames) -> M:
         raise ConfigError(f'{cls.__name__} is decorated already, with other names: {decorated_with} and not {names}')
     if hasattr(cls, _DECORATED):  # by itself, or because a base class is decorated
         return cls
-    if not _injects(inspect.unwrap(cls.forward), names):
+    if decorated_with is None and not _injects(cls.forward, names):
         raise ConfigError(
             f'{cls.__name__}.forward{inspect.signature(cls.forward)} has no way to receive a condition: name the parameter '
             f'{names.cond_fns!r} (one callable per hidden dimension) or {RAW_TEXT_COND!r} (embeddings and mask)'
@@ -105,9 +104,9 @@ def _decorate(cls: M, names: KeyNames) -> M:
     if decorated_with is None:  # the method itself may be decorated
         vars_of.forward = guided(cls.forward, names)
     vars_of.__init__ = _taking_text_condition(cls.__init__, names)
-    for added in (embed_texts, encode_texts, prepare):
-        if not hasattr(cls, added.__name__):
-            setattr(cls, added.__name__, _through(added, names))
+    for method in (Conditioner.embed_texts, Conditioner.encode_texts, Conditioner.prepare):
+        if not hasattr(cls, method.__name__):
+            setattr(cls, method.__name__, _through(method, names))
     if not hasattr(cls, 'max_cond_text_len'):
         vars_of.max_cond_text_len = property(lambda self: getattr(self, names.text_conditioner).max_text_len)
     _decorate_subclasses(cls, names)
@@ -139,7 +138,7 @@ def _decorate_subclasses(cls: type, names: KeyNames) -> None:
 
 
 def _taking_text_condition(init: Callable[..., None], names: KeyNames) -> Callable[..., None]:
-    """A constructor that takes `text_condition_*`, and builds the conditioner once the innermost decorated one has run."""
+    """Return a constructor that takes `text_condition_*`, and builds the conditioner once the innermost decorated one has run."""
     own = set(inspect.signature(init).parameters)
 
     @wraps(init)
@@ -161,7 +160,7 @@ def _build_conditioner(module: nn.Module, arguments: dict[str, Any], names: KeyN
     """Set the text conditioner of a module, unless its constructor has set one of its own.
 
     Raises:
-        ConfigError: an unknown type or argument, or none of those that are needed.
+        ConfigError: An unknown type or argument, or none of those that are needed.
     """
     if not arguments and isinstance(getattr(module, names.text_conditioner, None), Conditioner):
         return
@@ -183,46 +182,32 @@ def _build_conditioner(module: nn.Module, arguments: dict[str, Any], names: KeyN
     setattr(module, names.text_conditioner, CONDITIONERS[kind](**arguments))
 
 
-def _arguments(conditioner: type[Conditioner[Any]]) -> dict[str, Any]:
-    """The arguments of a conditioner, with their defaults."""
+def _arguments(conditioner: type[Conditioner]) -> dict[str, tuple[Any, Any, str]]:
+    """Return the arguments of a conditioner: the default and the annotation of each."""
     parameters = inspect.signature(conditioner.__init__).parameters.values()
-    return {p.name: p.default for p in parameters if p.name != 'self' and p.kind is not p.VAR_KEYWORD}
+    return {p.name: (p.default, p.annotation, '') for p in parameters if p.name != 'self' and p.kind is not p.VAR_KEYWORD}
 
 
 @cache
-def _constructor_arguments() -> dict[str, Any]:
-    """All arguments of all conditioners; of two defaults for one argument, that of the conditioner listed first."""
-    found: dict[str, Any] = {}
+def _constructor_arguments() -> dict[str, tuple[Any, Any, str]]:
+    """Return all arguments of all conditioners; of two defaults for one argument, that of the conditioner listed first."""
+    found: dict[str, tuple[Any, Any, str]] = {}
     for conditioner in CONDITIONERS.values():
         found = {**found, **_arguments(conditioner), **found}
     return found
 
 
-def _constructor_keywords() -> dict[str, Any]:
-    """The keywords that a decorated constructor adds, for its signature."""
-    return {f'{PREFIX}type': 'film', **{PREFIX + name: default for name, default in _constructor_arguments().items()}}
+def _constructor_keywords() -> dict[str, tuple[Any, Any, str]]:
+    """Return the keywords that a decorated constructor adds, for its signature."""
+    arguments = {PREFIX + name: argument for name, argument in _constructor_arguments().items()}
+    return {f'{PREFIX}type': ('film', str, ''), **arguments}
 
 
-def embed_texts(conditioner: Conditioner[Any], texts: Sequence[str]) -> Any:
-    """Embed texts as 0.7.1 did: pooled features for FiLM, projected tokens with their mask for attention."""
-    return conditioner.embed_texts(texts)
+def _through(method: Callable[..., Any], names: KeyNames) -> Callable[..., Any]:
+    """Return a method that calls the one of the same name of the module's conditioner."""
 
+    @wraps(method)
+    def through(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return getattr(getattr(self, names.text_conditioner), method.__name__)(*args, **kwargs)
 
-def encode_texts(conditioner: Conditioner[Any], texts: Sequence[str]) -> Any:
-    """Run the frozen encoders: one `TextEncoding` per encoder, to store and to pass as `text_embeds`."""
-    return conditioner.encode_texts(texts)
-
-
-def prepare(conditioner: Conditioner[Any], *args: Any, **kwargs: Any) -> PreparedCondition:
-    """Do all work that depends on the text alone, once; pass the result as `text_condition`. Arguments as the conditioner's."""
-    return conditioner.prepare(*args, **kwargs)
-
-
-def _through(function: Callable[..., Any], names: KeyNames) -> Callable[..., Any]:
-    """A method that hands its arguments to a function of the module's conditioner."""
-
-    @wraps(function)
-    def method(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return function(getattr(self, names.text_conditioner), *args, **kwargs)
-
-    return method
+    return through

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from classifier_free_guidance_pytorch.decorator.delegated import Delegated
-from classifier_free_guidance_pytorch.decorator.injected import Injected
-from classifier_free_guidance_pytorch.decorator.options import GUIDANCE_KEYWORDS, Options
-from classifier_free_guidance_pytorch.decorator.passes import Call
-from classifier_free_guidance_pytorch.decorator.signature import KeyNames, TextTaking, with_keywords
-from classifier_free_guidance_pytorch.decorator.texts import TextInput
+from classifier_free_guidance_pytorch.conditioners import TextCondReturn
+from classifier_free_guidance_pytorch.conditioners.prepared import CondFns
+from classifier_free_guidance_pytorch.decorator.call import Call
+from classifier_free_guidance_pytorch.decorator.conditioned import Conditioned
+from classifier_free_guidance_pytorch.decorator.drop_prob import ByDropProb
+from classifier_free_guidance_pytorch.decorator.guide import Source, guide, train
+from classifier_free_guidance_pytorch.decorator.keywords import GuidanceKeywords, TextKeywords, describe
+from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, KeyNames, with_keywords
 
 
 def classifier_free_guidance(
@@ -28,15 +31,15 @@ def classifier_free_guidance(
     `cond_drop_prob` instead handles text itself: it is called with 0 for the conditional and 1 for the null pass.
 
     Args:
-        fn: the method; left out when decorating with arguments.
-        cond_drop_prob_keyname: the keyword for the drop probability.
-        texts_key_name: the keyword for texts; negative texts are `negative_` in front of it.
-        text_embeds_key_name: the keyword for embeddings; likewise.
-        cond_fns_keyname: the parameter that receives one callable per hidden dimension.
-        text_conditioner_name: the attribute that holds the conditioner.
+        fn: The method; left out when decorating with arguments.
+        cond_drop_prob_keyname: The keyword for the drop probability.
+        texts_key_name: The keyword for texts; negative texts are `negative_` in front of it.
+        text_embeds_key_name: The keyword for embeddings; likewise.
+        cond_fns_keyname: The parameter that receives one callable per hidden dimension.
+        text_conditioner_name: The attribute that holds the conditioner.
 
     Raises:
-        ConfigError: the method has no parameter through which a condition could reach it.
+        ConfigError: The method has no parameter through which a condition could reach it.
 
     Example:
         >>> import torch
@@ -54,26 +57,36 @@ def classifier_free_guidance(
 
 
 def guided(fn: Callable[..., Any], names: KeyNames) -> Callable[..., Any]:
-    """The method `fn` with text and guidance keywords."""
-    taking = TextTaking.of(fn, names)
-    runner = Injected(fn, names, taking) if taking.injected else Delegated(fn, names, taking)
+    """Return the method `fn` with the keywords for texts and guidance."""
+    signature = ForwardSignature.of(fn, names)
+    source: Source = Conditioned(names, signature) if signature.injected else ByDropProb(names, signature)
+    keywords, injected = describe(names), frozenset(signature.injected)
+    assert names.of_texts  # made now, so that no traced call has to
 
     @wraps(fn)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if taking.is_bound(args, kwargs):
+        # a caller that brings the conditions itself, as `super().forward(x, cond_fns)` in a subclass does
+        if not injected.isdisjoint(kwargs) or any([isinstance(arg, (CondFns, TextCondReturn)) for arg in args]):
             return fn(self, *args, **kwargs)
-        options = Options(**{name: kwargs.pop(name) for name in [*kwargs] if name in GUIDANCE_KEYWORDS})
-        text = TextInput.taken_from(kwargs, names)
-        taking.refuse_unknown(fn.__qualname__, (*kwargs, *(options.cfg_routed_kwargs or ())))
-        args, moved = taking.by_name(args)
-        call = Call(fn, self, args, {**moved, **kwargs}, options.cfg_routed_kwargs or {})
-        if getattr(self, 'training', False):
-            options.refuse_in_training()
-            return runner.train(call, text)
-        return runner.guide(call, text, options)
+        guidance = GuidanceKeywords.take(kwargs, signature)
+        text = TextKeywords.take(kwargs, names)
+        if kwargs:
+            signature.refuse_unknown(kwargs, keywords)
+        if signature.before is not None and len(args) > signature.before:
+            args, moved = signature.by_name(args)
+            kwargs |= moved
+        call = Call(fn, self, args, kwargs, text, guidance)
+        return train(source, call) if getattr(self, 'training', False) else guide(source, call)
 
-    text_keywords = (names.texts, names.text_embeds, names.negative_texts, names.negative_text_embeds, names.cond_drop_prob)
-    added = {**dict.fromkeys((*text_keywords, 'text_condition')), **GUIDANCE_KEYWORDS}
-    forward.__signature__ = with_keywords(fn, taking.injected, added)  # type: ignore[attr-defined]
+    # not `__wrapped__`: libraries that follow it would call the function without its conditions
+    del forward.__wrapped__
+    forward.__doc__ = _documented(fn, keywords)
+    forward.__signature__ = with_keywords(fn, signature.injected, keywords)  # type: ignore[attr-defined]
     forward.__cfg_names__ = names  # type: ignore[attr-defined]
     return forward
+
+
+def _documented(fn: Callable[..., Any], keywords: dict[str, tuple[Any, Any, str]]) -> str:
+    """Return the docstring of a function, with a line for every keyword that was added."""
+    lines = [f'    {name}: {sentence[0].upper()}{sentence[1:]}.' for name, (_, _, sentence) in keywords.items()]
+    return '\n'.join([*(inspect.cleandoc(fn.__doc__ or '').splitlines()), '', 'Keywords for texts and guidance:', *lines])

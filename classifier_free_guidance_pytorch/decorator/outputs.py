@@ -1,21 +1,39 @@
 """Which part of an output is guided, and how it is put back.
 
-An output is a tensor, or a tuple, list, mapping or dataclass whose first entry, or the entry that `guide` names, is guided. Every
-other entry comes back as a tuple with one value per branch, `(cond, null)`: that is where caches of a decoder are found.
+An output is a tensor, or a tuple, list, mapping or dataclass of which one entry is guided: the first, or the one that `guide` names.
+Every other entry comes back with one value per branch, `(cond, null)`: that is where caches of a decoder are found.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from classifier_free_guidance_pytorch.errors import ConfigError
 
-Guide: TypeAlias = int | str | None
+Guide: TypeAlias = int | str | Sequence[Any] | None
+Path: TypeAlias = tuple[Any, ...]
+
+
+class PerBranch(tuple[Any, ...]):
+    """What an entry of the output is in each branch. Handed in again as an argument, every branch gets its own value back."""
+
+    branches: tuple[str, ...]
+
+    def __new__(cls, values: Iterable[Any], branches: tuple[str, ...] = ('cond', 'null')) -> Self:
+        self = super().__new__(cls, values)
+        self.branches = branches
+        return self
+
+    def of(self, branch: str) -> Any:
+        """Return the value of a branch; one that was not run has the conditional's."""
+        return self[self.branches.index(branch) if branch in self.branches else 0]
 
 
 def is_structured(output: Any) -> bool:
@@ -24,7 +42,7 @@ def is_structured(output: Any) -> bool:
 
 
 def entries(output: Any) -> dict[Any, Any]:
-    """The entries of a structured output by key: an index, a mapping's key or a field's name."""
+    """Return the entries of a structured output by key: an index, a mapping's key or a field's name."""
     if isinstance(output, Mapping):
         return dict(output)
     if isinstance(output, (tuple, list)):
@@ -33,7 +51,7 @@ def entries(output: Any) -> dict[Any, Any]:
 
 
 def with_entries(like: Any, parts: dict[Any, Any]) -> Any:
-    """A structured output of the same type with other entries."""
+    """Return a structured output of the same type with other entries."""
     if isinstance(like, tuple) and hasattr(like, '_fields'):
         return type(like)(*parts.values())
     if isinstance(like, (tuple, list)):
@@ -47,45 +65,107 @@ def with_entries(like: Any, parts: dict[Any, Any]) -> Any:
     return output
 
 
-def guided_key(output: Any, guide: Guide) -> Any:
-    """The key of the entry to guide: the one that was named, else the first.
+def guided_paths(output: Any, guide: Guide) -> list[Path]:
+    """Return where the tensors to guide stand in an output; the path of a bare tensor is empty.
+
+    A name or an index is an entry, a tuple a path into nested outputs, a list several of these. A tuple that leads nowhere as a path
+    is read as several entries.
 
     Raises:
-        ConfigError: there is no such entry, or it is no tensor.
+        ConfigError: There is no such entry, it is no tensor with a batch, or a tuple can be read both ways.
     """
-    if not is_structured(output):
-        raise ConfigError(
-            'a guided forward returns a tensor, or a tuple, list, mapping or dataclass of which one entry is guided, but this '
-            f'one returned a {type(output).__name__}'
-        )
-    parts = entries(output)
-    names = getattr(output, '_fields', ())
-    key = names.index(guide) if guide in names else next(iter(parts), None) if guide is None else guide
-    if key not in parts:
-        raise ConfigError(f'guide={guide!r} names no entry of the output, which has {list(parts) or "none"}')
-    if not isinstance(parts[key], Tensor):
-        raise ConfigError(
-            f'entry {key!r} of the output is to be guided, but is a {type(parts[key]).__name__} and no tensor: '
-            f'name another with guide=, out of {list(parts)}'
-        )
-    return key
-
-
-def to_guide(output: Any, guide: Guide) -> Tensor:
-    """The tensor in an output that is to be guided."""
     if isinstance(output, Tensor):
-        return output
-    key = guided_key(output, guide)
-    tensor: Tensor = entries(output)[key]
+        if guide is not None:
+            raise ConfigError(
+                f'guide={guide!r} names an entry of the output, but the forward returned a tensor, guided as a whole'
+            )
+        return [()]
+    if isinstance(guide, list):
+        return [_path(output, one if isinstance(one, tuple) else (one,), guide) for one in guide]
+    if not isinstance(guide, tuple):
+        return [_path(output, (guide,), guide)]
+    several = [(one,) for one in guide]
+    if all(_leads_to_tensor(output, one) for one in several):
+        if len(guide) > 1 and _leads_to_tensor(output, guide):
+            raise ConfigError(
+                f'guide={guide!r} is a path into the output and names several of its entries: write the path as [{guide!r}] or the '
+                f'entries as {list(guide)!r}'
+            )
+        return [_path(output, one, guide) for one in several]
+    return [_path(output, guide, guide)]
+
+
+def _key(output: Any, name: Any) -> Any:
+    """Return the key of an entry: the first for None, the index for a field of a named tuple."""
+    names = getattr(output, '_fields', ())
+    return names.index(name) if name in names else next(iter(entries(output)), None) if name is None else name
+
+
+def _leads_to_tensor(output: Any, path: Path) -> bool:
+    for name in path:
+        if not is_structured(output) or isinstance(name, (list, tuple)) or (key := _key(output, name)) not in entries(output):
+            return False
+        output = entries(output)[key]
+    return isinstance(output, Tensor)
+
+
+def _path(output: Any, names: Path, guide: Guide) -> Path:
+    """Return the keys that the names stand for, checked on the way to a tensor."""
+    keys = []
+    for name in names:
+        if not is_structured(output):
+            raise ConfigError(
+                'a guided forward returns a tensor, or a tuple, list, mapping or dataclass of which one entry is guided, but this '
+                f'one returned a {type(output).__name__}'
+            )
+        parts = entries(output)
+        key = _key(output, name)
+        if key not in parts:
+            raise ConfigError(f'guide={guide!r} names no entry of the output, which has {list(parts) or "none"}')
+        keys.append(key)
+        output = parts[key]
+    if not isinstance(output, Tensor) or output.ndim == 0:
+        what = 'a tensor without a batch' if isinstance(output, Tensor) else f'a {type(output).__name__} and no tensor'
+        raise ConfigError(
+            f'entry {keys[-1]!r} of the output is to be guided, but is {what}: name another with guide=, out of {list(parts)}'
+        )
+    return tuple(keys)
+
+
+def put_back(outputs: Sequence[Any], guide: Guide, guided: Callable[[list[Tensor]], Any], branches: tuple[str, ...]) -> Any:
+    """Return an output like the first of `outputs`, with every entry that `guide` names guided.
+
+    Args:
+        outputs: The output of every pass.
+        guide: Which entries are guided.
+        guided: From the predictions of all passes to what comes in their place.
+        branches: The name of the branch that each output is of.
+    """
+    places = {path: guided([_at(output, path) for output in outputs]) for path in guided_paths(outputs[0], guide)}
+    return _with_places(outputs, places, branches)
+
+
+def _at(output: Any, path: Path) -> Tensor:
+    """Return the tensor at a path."""
+    for key in path:
+        output = entries(output)[key]
+    tensor: Tensor = output
     return tensor
 
 
-def put_back(outputs: Sequence[Any], guided: Any, guide: Guide) -> Any:
-    """An output like the first of `outputs` with `guided` in its place, and the other entries of all branches side by side."""
-    like = outputs[0]
-    if isinstance(like, Tensor):
-        return guided
-    key = guided_key(like, guide)
-    branches = [entries(output) for output in outputs]
-    beside = {k: value if len(branches) == 1 else tuple(branch[k] for branch in branches) for k, value in branches[0].items()}
-    return with_entries(like, {**beside, key: guided})
+def _with_places(outputs: Sequence[Any], places: Mapping[Path, Any], branches: tuple[str, ...]) -> Any:
+    """Return an output like the first, with other values at some places, and everything else by branch."""
+    if () in places:
+        return places[()]
+    parts = [entries(output) for output in outputs]
+    together: dict[Any, Any] = {}
+    for key in parts[0]:
+        inside = {path[1:]: value for path, value in places.items() if path[0] == key}
+        values = [part[key] for part in parts]
+        if inside:
+            together[key] = _with_places(values, inside, branches)
+        elif len(outputs) == 1:
+            together[key] = values[0]
+        else:
+            together[key] = tuple(values) if torch.compiler.is_compiling() else PerBranch(values, branches)
+    return with_entries(outputs[0], together)

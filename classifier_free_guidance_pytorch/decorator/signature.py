@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from classifier_free_guidance_pytorch.conditioners.prepared import CondFns, TextCondReturn
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 RAW_TEXT_COND = 'raw_text_cond'
+
+# How other libraries call the guidance scale, for the message that answers them.
+SCALE_ELSEWHERE = (
+    'guidance_scale',
+    'cfg_scale',
+    'cfg',
+    'scale',
+    'guidance_weight',
+    'guidance_strength',
+    'unconditional_guidance_scale',
+)
 
 
 @dataclass(frozen=True)
@@ -31,29 +43,41 @@ class KeyNames:
     def negative_text_embeds(self) -> str:
         return f'negative_{self.text_embeds}'
 
+    @cached_property
+    def of_texts(self) -> dict[str, str]:
+        """The name in the contract of every text keyword, by the name that was chosen."""
+        ours = ('texts', 'text_embeds', 'negative_texts', 'negative_text_embeds', 'cond_drop_prob')
+        return {
+            **{getattr(self, name): name for name in ours},
+            'text_condition': 'text_condition',
+            'repeat_batch': 'repeat_batch',
+        }
+
 
 @dataclass(frozen=True)
-class TextTaking:
-    """How a function takes text.
+class ForwardSignature:
+    """What a decorated function takes.
 
     Attributes:
-        injected: which of `cond_fns` and `raw_text_cond` it names; empty where it handles texts itself, by `cond_drop_prob`.
-        positional: names of the parameters a caller may pass by position, in order, without `self` and the injected ones.
-        before: how many of those stand before the first injected one; None where no injected one is in their way.
-        takes: names of all keywords it takes, or None where it takes any.
+        name: The function's qualified name, for messages.
+        injected: Which of `cond_fns` and `raw_text_cond` it names; empty where it handles texts itself, by `cond_drop_prob`.
+        positional: Names of the parameters a caller may pass by position, in order, without `self` and the injected ones.
+        before: How many of those stand before the first injected one; None where no injected one is in their way.
+        takes: Names of all keywords it takes, or None where it takes any.
     """
 
+    name: str
     injected: tuple[str, ...]
     positional: tuple[str, ...]
     before: int | None
     takes: frozenset[str] | None
 
     @staticmethod
-    def of(fn: Callable[..., Any], names: KeyNames) -> TextTaking:
-        """Read a signature.
+    def of(fn: Callable[..., Any], names: KeyNames) -> ForwardSignature:
+        """Read the signature of a function.
 
         Raises:
-            ConfigError: it names neither a condition nor a drop probability.
+            ConfigError: It names neither a condition nor a drop probability.
         """
         parameters = list(inspect.signature(fn).parameters.values())[1:]  # without self
         all_names = [p.name for p in parameters]
@@ -68,30 +92,38 @@ class TextTaking:
         by_position = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         before = min((by_position.index(name) for name in injected if name in by_position), default=None)
         positional = tuple(name for name in by_position if name not in injected)
-        return TextTaking(injected, positional, before, None if takes_any else frozenset(all_names))
+        return ForwardSignature(fn.__qualname__, injected, positional, before, None if takes_any else frozenset(all_names))
 
-    def is_bound(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether the caller brings the conditions itself, as `super().forward(x, cond_fns)` in a subclass does."""
-        if any(name in kwargs for name in self.injected):
-            return True
-        return any(isinstance(arg, (CondFns, TextCondReturn)) for arg in args)
+    @property
+    def arguments(self) -> list[str]:
+        """Names of the arguments that a caller passes, where they are known."""
+        return sorted(name for name in self.takes or () if name not in self.injected)
 
-    def refuse_unknown(self, function: str, keywords: Iterable[str]) -> None:
-        """Refuse keywords that the function does not take, before any work is done for it.
+    def knows(self, name: object) -> bool:
+        """Whether the function takes an argument of this name."""
+        return isinstance(name, str) and (self.takes is None or (name in self.takes and name not in self.injected))
 
-        Raises:
-            ConfigError: with what it takes.
+    def refuse_unknown(self, given: Iterable[str], added: Iterable[str]) -> None:
+        """Raise `ConfigError`, before any work is done, for keywords that the function does not take.
+
+        Args:
+            given: The keywords of a call.
+            added: The keywords that the decorator adds, among which a misspelled one may be found.
         """
-        unknown = [] if self.takes is None else [name for name in keywords if name not in self.takes]
-        if unknown:
-            takes = ', '.join(name for name in sorted(self.takes or ()) if name not in self.injected) or 'nothing'
-            raise ConfigError(
-                f'{", ".join(map(repr, unknown))} is no keyword of {function}, which takes {takes}, and beside it the keywords '
-                'for texts and guidance that help() lists'
-            )
+        unknown = [name for name in given if not self.knows(name)]
+        if not unknown:
+            return
+        every = [*self.arguments, *added]
+        close = {name: difflib.get_close_matches(name, every, n=1, cutoff=0.75) for name in unknown}
+        close |= {name: ['cond_scale'] for name in unknown if name in SCALE_ELSEWHERE}
+        hints = [f'{name!r} may be {match[0]!r} here' for name, match in close.items() if match]
+        raise ConfigError(
+            f'{", ".join(map(repr, unknown))} is no keyword of {self.name}, which takes {", ".join(self.arguments) or "nothing"}, '
+            f'and beside it the keywords for texts and guidance that help() lists{"; " if hints else ""}{", ".join(hints)}'
+        )
 
     def by_name(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Positional arguments, with those behind an injected parameter turned into keywords."""
+        """Return positional arguments, with those behind an injected parameter turned into keywords."""
         if self.before is None or len(args) <= self.before:
             return args, {}
         if len(args) > len(self.positional):
@@ -99,14 +131,20 @@ class TextTaking:
         return args[: self.before], dict(zip(self.positional[self.before :], args[self.before :], strict=False))
 
 
-def with_keywords(fn: Callable[..., Any], drop: tuple[str, ...], extra: dict[str, Any]) -> inspect.Signature:
-    """The signature of a decorated function: without the injected parameters, with the keywords that the decorator adds."""
+def with_keywords(fn: Callable[..., Any], drop: tuple[str, ...], extra: Mapping[str, tuple[Any, Any, str]]) -> inspect.Signature:
+    """Return the signature of a decorated function.
+
+    Args:
+        fn: The function.
+        drop: The parameters that the decorator fills.
+        extra: What the decorator adds: the default, the annotation and the sentence of each keyword.
+    """
     signature = inspect.signature(fn)
     kept = [p for p in signature.parameters.values() if p.name not in drop]
     present = {p.name for p in kept}
     added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in extra.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (default, annotation, _) in extra.items()
         if name not in present
     ]
     at = next((i for i, p in enumerate(kept) if p.kind is p.VAR_KEYWORD), len(kept))

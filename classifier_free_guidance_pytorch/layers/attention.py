@@ -17,8 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classifier_free_guidance_pytorch.layers.condition import Condition, ConditioningLayer, Map, Row, add_row
-from classifier_free_guidance_pytorch.layers.layout import from_sequence, to_sequence
+from classifier_free_guidance_pytorch.layers.condition import (
+    Condition,
+    ConditioningLayer,
+    Row,
+    from_sequence,
+    rows_like,
+    to_sequence,
+)
 
 Combine: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -30,19 +36,6 @@ class KeyValues(Condition):
     keys: Tensor
     values: Tensor
     mask: Tensor
-
-    @property
-    def rows(self) -> int:
-        return self.keys.shape[0]
-
-    def map(self, fn: Map) -> KeyValues:
-        return KeyValues(fn(self.keys), fn(self.values), fn(self.mask))
-
-    def joined(self, other: Condition) -> Condition:
-        if not isinstance(other, KeyValues) or self.mask.shape[1] != other.mask.shape[1]:
-            return super().joined(other)
-        pairs = ((self.keys, other.keys), (self.values, other.values), (self.mask, other.mask))
-        return KeyValues(*(torch.cat(pair) for pair in pairs))
 
 
 @dataclass(eq=False)
@@ -56,9 +49,6 @@ class Extrapolated(Condition):
     @property
     def rows(self) -> int:
         return max(self.positive.rows, self.negative.rows)
-
-    def map(self, fn: Map) -> Extrapolated:
-        return Extrapolated(self.positive.map(fn), self.negative.map(fn), self.combine)
 
 
 class Attention(nn.Module):
@@ -79,29 +69,29 @@ class Attention(nn.Module):
         nn.init.zeros_(self.to_out.weight)
 
     def key_values(self, tokens: Tensor, mask: Tensor) -> KeyValues:
-        """Keys and values of the tokens `(b, n, dim)`, behind the null ones."""
+        """Return keys and values of the tokens `(b, n, dim)`, after the null ones."""
         keys_values = self.to_kv(self.context_norm(tokens))
         null = self.null_kv.to(keys_values.dtype).flatten().expand(tokens.shape[0], 1, -1)  # keys first, as in to_kv
         keys, values = torch.cat((null, keys_values), dim=1).chunk(2, dim=-1)
         return KeyValues(keys, values, F.pad(mask, (1, 0), value=True))
 
     def null_key_values(self) -> KeyValues:
-        """The null key and value alone, for any batch."""
+        """Return the null key and value alone, for any batch."""
         return KeyValues(
             self.null_kv[0, None], self.null_kv[1, None], torch.ones(1, 1, dtype=torch.bool, device=self.null_kv.device)
         )
 
     def null_row(self) -> Row:
-        """What `forward` returns at every position where only the null key is left: a softmax over one key is 1."""
+        """Return what `forward` gives at every position where only the null key is left: a softmax over one key is 1."""
         return Row(self.to_out(self.null_kv[1].repeat(1, self.heads)))
 
     def queries(self, x: Tensor) -> Tensor:
-        """Queries of the sequence `(b, n, dim_hidden)` with the heads folded in: `(b, n * heads, dim_head)`."""
+        """Return queries of the sequence `(b, n, dim_hidden)` with the heads folded in: `(b, n * heads, dim_head)`."""
         queries: Tensor = self.to_q(self.norm(x.to(self.norm.weight.dtype)))
         return queries.view(x.shape[0], x.shape[1] * self.heads, self.dim_head)
 
     def attend(self, queries: Tensor, condition: KeyValues) -> Tensor:
-        """Attention features, shaped like the queries."""
+        """Return attention features, shaped like the queries."""
         to_text = condition.expand(queries.shape[0])
         q, k, v = queries, to_text.keys.to(queries.dtype), to_text.values.to(queries.dtype)
         if not self.flash:
@@ -129,12 +119,12 @@ class CrossAttention(ConditioningLayer):
     Starts as a no-op: the output projection is zero.
 
     Args:
-        dim: width of the text tokens.
-        dim_hidden: width of the hiddens.
-        dim_head: width of a head.
-        heads: number of query heads; they share one key/value head.
-        flash: use the fused kernels of `F.scaled_dot_product_attention`; False writes the softmax out.
-        learned_null: learn the null key and value; False keeps them at zero, which adds nothing to the hiddens.
+        dim: Width of the text tokens.
+        dim_hidden: Width of the hiddens.
+        dim_head: Width of a head.
+        heads: Number of query heads; they share one key/value head.
+        flash: Use the fused kernels of `F.scaled_dot_product_attention`; False writes the softmax out.
+        learned_null: Learn the null key and value; False keeps them at zero, which adds nothing to the hiddens.
 
     Example:
         >>> layer = CrossAttention(dim=16, dim_hidden=8)
@@ -151,20 +141,20 @@ class CrossAttention(ConditioningLayer):
         self.attn = Attention(dim, dim_hidden, dim_head, heads, flash, learned_null)
 
     def condition(self, tokens: Tensor, mask: Tensor) -> KeyValues:
-        """Keys and values of text tokens `(b, n, dim)` with mask `(b, n)`."""
+        """Return keys and values of text tokens `(b, n, dim)` with mask `(b, n)`."""
         return self.attn.key_values(tokens, mask)
 
     def extrapolated(self, positive: Condition, negative: Condition, combine: Combine) -> Extrapolated:
-        """A condition that combines what two texts make of the attention features, inside the layer."""
+        """Return a condition that combines the attention features of two texts inside the layer."""
         both = [self.attn.null_key_values() if isinstance(one, Row) else one for one in (positive, negative)]
         return Extrapolated(both[0], both[1], combine)  # type: ignore[arg-type]
 
     def null_condition(self) -> Row:
-        """The condition of a text that is masked out altogether, for any batch: one vector, no query and no softmax."""
+        """Return the condition of a text that is masked out altogether: one vector for any batch, no query and no softmax."""
         return self.attn.null_row()
 
     def conditioned(self, hiddens: Tensor, condition: Condition, channel_first: bool) -> Tensor:
         if isinstance(condition, Row):
-            return add_row(hiddens, condition, channel_first)
+            return hiddens + rows_like(condition.row, hiddens, channel_first)
         attended = self.attn(to_sequence(hiddens, channel_first), condition)
         return hiddens + from_sequence(attended, hiddens, channel_first).to(hiddens.dtype)

@@ -11,8 +11,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classifier_free_guidance_pytorch.layers.condition import Condition, ConditioningLayer, Row
-from classifier_free_guidance_pytorch.layers.layout import from_sequence, to_sequence
+from classifier_free_guidance_pytorch.layers.condition import Condition, ConditioningLayer, Row, from_sequence, to_sequence
 
 
 class Concat(ConditioningLayer):
@@ -21,8 +20,8 @@ class Concat(ConditioningLayer):
     Starts as a no-op: the last projection is zero.
 
     Args:
-        dim: width of the text feature.
-        dim_hidden: width of the hiddens.
+        dim: Width of the text feature.
+        dim_hidden: Width of the hiddens.
 
     Example:
         >>> import torch
@@ -41,7 +40,7 @@ class Concat(ConditioningLayer):
         nn.init.zeros_(self.out.bias)
 
     def condition(self, feature: Tensor) -> Row:
-        """The text's half of `joint`, from the feature `(b, dim)` of each text."""
+        """Return the text's half of `joint`, from the feature `(b, dim)` of each text."""
         return Row(F.linear(feature, self.joint.weight[:, self.dim_hidden :], self.joint.bias))
 
     def conditioned(self, hiddens: Tensor, condition: Condition, channel_first: bool) -> Tensor:

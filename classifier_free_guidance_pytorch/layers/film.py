@@ -11,28 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from classifier_free_guidance_pytorch.layers.condition import Condition, ConditioningLayer, Map
-from classifier_free_guidance_pytorch.layers.layout import rows_like
+from classifier_free_guidance_pytorch.layers.condition import Condition, ConditioningLayer, rows_like
 
 
 @dataclass(eq=False)
 class Modulation(Condition):
-    """`gain = scale + 1` and `shift`, each `(b, dim_hidden)`."""
+    """FiLM's `factor = scale + 1` and `shift`, each `(b, dim_hidden)`."""
 
-    gain: Tensor
+    factor: Tensor
     shift: Tensor
-
-    @property
-    def rows(self) -> int:
-        return self.gain.shape[0]
-
-    def map(self, fn: Map) -> Modulation:
-        return Modulation(fn(self.gain), fn(self.shift))
-
-    def joined(self, other: Condition) -> Condition:
-        if not isinstance(other, Modulation):
-            return super().joined(other)
-        return Modulation(torch.cat((self.gain, other.gain)), torch.cat((self.shift, other.shift)))
 
 
 class FiLM(ConditioningLayer):
@@ -41,8 +28,8 @@ class FiLM(ConditioningLayer):
     Starts as the identity: the last projection is zero.
 
     Args:
-        dim: width of the feature.
-        dim_hidden: width of the hiddens.
+        dim: Width of the feature.
+        dim_hidden: Width of the hiddens.
 
     Example:
         >>> film = FiLM(dim=16, dim_hidden=8)
@@ -59,12 +46,12 @@ class FiLM(ConditioningLayer):
         self.net = nn.Sequential(nn.Linear(dim, dim_hidden * 4), nn.SiLU(), last)
 
     def condition(self, feature: Tensor) -> Modulation:
-        """Scale and shift from the feature `(b, dim)` of each text."""
-        scale, shift = self.net(feature).chunk(2, dim=-1)
+        """Return scale and shift from the feature `(b, dim)` of each text."""
+        scale, shift = self.net(feature).chunk(2, dim=-1)  # (b, dim_hidden) each
         return Modulation(scale + 1, shift)
 
     def conditioned(self, hiddens: Tensor, condition: Condition, channel_first: bool) -> Tensor:
         assert isinstance(condition, Modulation)
-        gain = rows_like(condition.gain, hiddens, channel_first)
+        factor = rows_like(condition.factor, hiddens, channel_first)  # (b, d, 1, ...) or (b, 1, ..., d)
         shift = rows_like(condition.shift, hiddens, channel_first)
-        return torch.addcmul(shift, hiddens, gain)  # hiddens * (scale + 1) + shift, in one pass over memory
+        return torch.addcmul(shift, hiddens, factor)  # hiddens * (scale + 1) + shift, in one pass over memory

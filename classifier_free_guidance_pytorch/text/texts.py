@@ -7,18 +7,19 @@ from typing import Any
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 
-def as_texts(texts: Any, name: str = 'texts') -> tuple[str, ...]:
-    """A list, tuple or NumPy array of strings, as a tuple of strings.
+def as_texts(texts: Any, name: str = 'texts', allow_none: bool = False) -> tuple[Any, ...]:
+    """Return a list, tuple or NumPy array of strings as a tuple of strings.
 
     Args:
-        texts: the batch, one string per sample.
-        name: what the caller calls it.
+        texts: The batch, one string per sample.
+        name: What the caller calls it.
+        allow_none: Whether None may be among them.
 
     Returns:
         The same strings, in a form that can be compared and remembered.
 
     Raises:
-        ConfigError: a bare string, no texts at all, `None` among them, or anything that is not a string.
+        ConfigError: A bare string, no texts at all, `None` among them, or anything that is not a string.
 
     Example:
         >>> as_texts(['a dog', 'a cat'])
@@ -33,15 +34,15 @@ def as_texts(texts: Any, name: str = 'texts') -> tuple[str, ...]:
     if not texts:
         raise ConfigError(f'{name} is empty: pass at least one string; the empty string [""] is a text too')
     for position, text in enumerate(texts):
-        if text is None:
+        if text is None and not allow_none:
             raise ConfigError(f'{name}[{position}] is None, but every text is a string: write "" where there is nothing to say')
-        if not isinstance(text, str):
+        if text is not None and not isinstance(text, str):
             raise ConfigError(f'{name}[{position}] is a {type(text).__name__}, but every text is a string: got {text!r}')
-    return tuple(str(text) for text in texts)
+    return tuple(text if text is None else str(text) for text in texts)
 
 
 def shortened(text: str, most: int = 60) -> str:
-    """A text as a message shows it: captions can be as long as books.
+    """Return a text as a message shows it: captions can be as long as books.
 
     Example:
         >>> shortened('a dog'), shortened('a very long caption', most=10)

@@ -1,7 +1,9 @@
 """Prepared conditions: the work that depends on the text alone, done once."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -151,9 +153,38 @@ def test_conditions_belong_to_the_conditioner_that_made_them(kind):
     conditioner.check_prepared(prepared)
 
 
-def test_prepared_conditions_are_not_pickled():
-    with pytest.raises(UsageError, match=r'store the encodings of encode_texts\(texts\) and call prepare\(text_embeds=...\)'):
-        pickle.dumps(make('film').prepare(TEXTS))
+@kinds
+@pytest.mark.parametrize('copied', [copy.copy, copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))], ids=['copy', 'deep', 'pickle'])
+def test_copies_of_prepared_conditions_are_as_good(kind, copied):
+    conditioner, hiddens = make(kind, (6, 4)), noise(3, 6)
+    prepared = conditioner.prepare(TEXTS, ['blurry'])
+    other = copied(prepared)
+    conditioner.check_prepared(other)
+    for branch, again in ((prepared.cond, other.cond), (prepared.null, other.null)):
+        torch.testing.assert_close(conditioner.bind(again)[0](hiddens), conditioner.bind(branch)[0](hiddens), rtol=0, atol=0)
+    stale_by_hand(conditioner)
+    with pytest.raises(UsageError, match='the weights have changed'):
+        conditioner.check_prepared(other)
+
+
+@kinds
+def test_prepared_conditions_keep_no_weights_alive(kind):
+    conditioner = make(kind)
+    weights = [weakref.ref(weight) for weight in conditioner.parameters()]
+    prepared = conditioner.prepare(TEXTS)
+    del conditioner
+    gc.collect()
+    assert [ref() for ref in weights] == [None] * len(weights)
+    assert len(prepared) == 3
+
+
+@kinds
+def test_callables_can_be_copied_and_pickled(kind):
+    cond_fns, hiddens = make(kind, (6, 4))(TEXTS), noise(3, 6)
+    for other in (copy.deepcopy(cond_fns), pickle.loads(pickle.dumps(cond_fns))):
+        assert type(other) is type(cond_fns)
+        torch.testing.assert_close(other[0](hiddens), cond_fns[0](hiddens), rtol=0, atol=0)
+        torch.testing.assert_close(other.text_cond.embed, cond_fns.text_cond.embed)
 
 
 def test_prepared_raw_embeddings():

@@ -5,8 +5,7 @@ import torch
 
 from classifier_free_guidance_pytorch.errors import ShapeError
 from classifier_free_guidance_pytorch.layers import Concat, CrossAttention, FiLM
-from classifier_free_guidance_pytorch.layers.condition import SplitRows
-from classifier_free_guidance_pytorch.layers.layout import from_sequence, to_sequence
+from classifier_free_guidance_pytorch.layers.condition import SplitRows, from_sequence, to_sequence
 
 
 def noise(*shape, seed=1):

@@ -1,0 +1,120 @@
+"""One call of a decorated function, and the forward passes that it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from classifier_free_guidance_pytorch.conditioners import BranchCondition
+from classifier_free_guidance_pytorch.decorator.keywords import GuidanceKeywords, TextKeywords
+from classifier_free_guidance_pytorch.decorator.outputs import PerBranch, entries, is_structured
+from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.guidance import Rule
+from classifier_free_guidance_pytorch.perturb import Perturbation
+
+
+@dataclass
+class Pass:
+    """One forward pass.
+
+    Attributes:
+        branch: Which prediction it makes, one of `guidance.BRANCHES`.
+        keywords: The arguments that only this pass gets.
+        condition: What it is conditioned on, where the text is handled here.
+        weak: What weakens it: a perturbation, or a second model that is called instead.
+    """
+
+    branch: str
+    keywords: dict[str, Any]
+    condition: BranchCondition | None = None
+    weak: Perturbation | nn.Module | None = None
+
+
+@dataclass
+class Call:
+    """A function, its module, and the arguments that its passes share.
+
+    Attributes:
+        rule: How its predictions are combined.
+        scale: The guidance scale of this step.
+        routed: Arguments with a value of their own for each branch.
+        sample: The first tensor argument of two or more dimensions, for a denoiser the noisy sample and not its time; else the first
+            of one.
+        batch: Its leading dimension; None without a tensor argument.
+    """
+
+    fn: Callable[..., Any]
+    module: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    text: TextKeywords
+    keywords: GuidanceKeywords
+    rule: Rule = field(init=False)
+    scale: float | Tensor = field(init=False)
+    routed: dict[str, Any] = field(init=False)
+    sample: Tensor | None = field(init=False, default=None)
+    batch: int | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.routed = dict(self.keywords.cfg_routed_kwargs or ())
+        for name in [name for name, value in self.kwargs.items() if isinstance(value, PerBranch)]:
+            self.routed[name] = self.kwargs.pop(name)  # what an earlier call returned for every branch
+        for value in (*self.args, *self.kwargs.values()):
+            if isinstance(value, Tensor) and value.ndim > (self.sample is not None):
+                self.sample, self.batch = value, value.shape[0]
+                if value.ndim > 1:
+                    break
+
+    def run(self, one: Pass) -> Any:
+        """Make one forward pass."""
+        kwargs = {**self.kwargs, **one.keywords}
+        for name, values in self.routed.items():
+            kwargs[name] = _route(values, one.branch)
+        if isinstance(one.weak, nn.Module):
+            return one.weak(*self.args, **kwargs)
+        if one.weak is None:
+            return self.fn(self.module, *self.args, **kwargs)
+        with one.weak.applied(self.module):
+            return self.fn(self.module, *self.args, **kwargs)
+
+    def contents(self) -> list[Any]:
+        """Return what the shared arguments hold, in a form that shows whether a pass has written to one."""
+        return [_content(value) for value in (*self.args, *self.kwargs.values())]
+
+    def refuse_written(self, before: list[Any]) -> None:
+        """Raise `ConfigError` where the first pass has written to an argument that the next would read.
+
+        Args:
+            before: The contents before the first pass.
+        """
+        after = self.contents()
+        if after == before:
+            return
+        place = [old == new for old, new in zip(before, after, strict=True)].index(False)
+        names = [*range(len(self.args)), *self.kwargs]
+        raise ConfigError(
+            f'argument {names[place]!r} was changed by the pass of one branch, so that the next branch would read it: give every '
+            f"branch its own with cfg_routed_kwargs={{'name': (for cond, for null)}}. What a call returns for both branches can be "
+            'handed in again as it is'
+        )
+
+
+def _route(values: Any, branch: str) -> Any:
+    """Return the value that a routed argument has for one branch; further branches share the conditional's."""
+    if isinstance(values, Mapping):
+        return values.get(branch, values['cond'])
+    return values.of(branch) if isinstance(values, PerBranch) else PerBranch(values).of(branch)
+
+
+def _content(value: Any, depth: int = 4) -> Any:
+    """Return what an argument holds, in a form that shows whether it was written to."""
+    if isinstance(value, Tensor):
+        return id(value), 0 if value.is_inference() else value._version
+    if depth == 0 or value is None or isinstance(value, (str, bytes, int, float, nn.Module, type)):
+        return id(value)
+    if is_structured(value):
+        return [(key, _content(part, depth - 1)) for key, part in entries(value).items()]
+    return [(key, _content(part, depth - 1)) for key, part in getattr(value, '__dict__', {}).items()] or id(value)

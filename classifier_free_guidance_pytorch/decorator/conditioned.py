@@ -1,0 +1,254 @@
+"""Functions that receive conditions: `forward(self, x, cond_fns)`. The text is handled here, by the module's conditioner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial, reduce
+from typing import Any
+
+from torch import Tensor, nn
+
+from classifier_free_guidance_pytorch.conditioners import BranchCondition, Conditioner, NullConditioner, PreparedCondition
+from classifier_free_guidance_pytorch.conditioners.dropout import check_drop_prob, drops_all, drops_nothing
+from classifier_free_guidance_pytorch.conditioners.text_source import Texts
+from classifier_free_guidance_pytorch.decorator.batched import JoinedBatch, rows_to_guide, warn_once, why_not_joined
+from classifier_free_guidance_pytorch.decorator.call import Call, Pass
+from classifier_free_guidance_pytorch.decorator.drop_prob import per_condition, weak_pass
+from classifier_free_guidance_pytorch.decorator.signature import RAW_TEXT_COND, ForwardSignature, KeyNames
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
+from classifier_free_guidance_pytorch.rows import map_rows
+
+Branches = dict[str, list[BranchCondition]]
+
+
+@dataclass(frozen=True)
+class Conditioned:
+    """The passes of a function that receives `cond_fns` and / or `raw_text_cond`."""
+
+    names: KeyNames
+    signature: ForwardSignature
+
+    def training_pass(self, call: Call) -> Pass:
+        conditioner, text = self.conditioner(call.module), call.text
+        texts, _ = self._checked(conditioner, call)
+        if text.has_negatives:
+            raise UsageError('negative texts steer guidance, which is for sampling: call model.eval() first, or leave them out')
+        if isinstance(conditioner, NullConditioner):
+            return self._pass('cond', conditioner, conditioner.null_branch(), call)
+        if text.text_condition is not None:
+            raise UsageError(
+                'a prepared text_condition carries no gradient to the text conditioner and no dropout, so it is for sampling: '
+                'in training pass texts=, or what encode_texts(texts) returned as text_embeds='
+            )
+        if text.is_given:
+            branch = self._branch(conditioner, texts[0], text.text_embeds, call, text.cond_drop_prob)
+        elif text.cond_drop_prob is not None and drops_all(text.cond_drop_prob):
+            branch = conditioner.null_branch()
+        else:
+            raise UsageError(
+                'no texts were given in training: pass texts= (or text_embeds=), or say that this step is unconditional with '
+                'cond_drop_prob=1.'
+            )
+        return self._pass('cond', conditioner, branch, call)
+
+    def passes(self, call: Call, wanted: Sequence[str]) -> list[Pass]:
+        conditioner, text = self.conditioner(call.module), call.text
+        if text.text_condition is not None:
+            branches = self._prepared(conditioner, call)
+        elif text.is_given:
+            branches = self._read(conditioner, call, wanted)
+        else:
+            self._checked(conditioner, call)
+            if text.has_negatives:
+                raise UsageError(f'negative texts were given without texts to steer towards: pass {self.names.texts}= as well')
+            return [self._pass('null', conditioner, conditioner.null_branch(), call)]
+        if call.rule.inside_attention and 'null' in wanted:
+            combine = partial(call.rule, scale=call.scale)
+            inside = conditioner.extrapolated(branches['cond'][0], branches['null'][0], combine)
+            return [self._pass('cond', conditioner, inside, call)]
+        order = [(name, condition) for name in wanted if name != 'weak' for condition in branches[name]]
+        bound = [self._keywords(conditioner, condition, call, call.batch) for _, condition in order]
+        passes = [Pass(name, own, condition) for (name, condition), own in zip(order, bound, strict=True)]
+        if 'weak' in wanted:
+            passes.append(self._weak_pass(conditioner, branches['cond'][0], call))
+        return passes
+
+    def run_joined(self, call: Call, passes: Sequence[Pass]) -> list[Any] | None:
+        reason = why_not_joined(call.module, call.routed)
+        if reason is not None:
+            warn_once(reason)
+            return None
+        if call.batch is None:
+            raise ShapeError(
+                'cfg_batched=True joins batches, but no tensor argument says how large the batch is: pass cfg_batched=False'
+            )
+        own = [one for one in passes if one.branch != 'weak']  # a weak pass runs a different model, so it runs by itself
+        conditioner = self.conditioner(call.module)
+        texts = max(one.condition.rows for one in own if one.condition is not None)
+        conditions = [one.condition.expand(max(texts, call.batch)) for one in own if one.condition is not None]
+        rows: list[Tensor | None] = [None] * len(own)
+        guided = rows_to_guide(call, [one.branch for one in passes])
+        if guided is not None and conditions[1].rows in (1, call.batch):
+            rows[1] = guided = guided.to(conditioner.device)
+            conditions[1] = conditions[1].index(guided)
+        keywords = self._keywords(conditioner, reduce(BranchCondition.joined, conditions), call, None)
+        outputs = JoinedBatch(call.batch, rows).run(call, keywords, self.signature.positional)
+        return outputs + [call.run(one) for one in passes[len(own) :]]
+
+    def conditioner(self, module: Any) -> Conditioner:
+        """Return the module's text conditioner.
+
+        Raises:
+            UsageError: It has none.
+        """
+        conditioner = getattr(module, self.names.text_conditioner, None)
+        if not isinstance(conditioner, Conditioner):
+            raise UsageError(
+                f'{type(module).__name__} has no text conditioner: set self.{self.names.text_conditioner} to one, such as '
+                'TextConditioner(hidden_dims=...), or decorate the class with classifier_free_guidance_class_decorator'
+            )
+        return conditioner
+
+    def _pass(self, branch: str, conditioner: Conditioner, condition: BranchCondition, call: Call) -> Pass:
+        return Pass(branch, self._keywords(conditioner, condition, call, call.batch), condition)
+
+    def _keywords(self, conditioner: Conditioner, condition: BranchCondition, call: Call, batch: int | None) -> dict[str, Any]:
+        """Return what the function is handed: whichever of the two its signature names."""
+        keywords: dict[str, Any] = {}
+        if self.names.cond_fns in self.signature.injected:
+            keywords[self.names.cond_fns] = conditioner.bind(condition, call.text.repeat_batch)
+        if RAW_TEXT_COND in self.signature.injected:
+            raw = condition.text_cond
+            if batch is not None and condition.rows == 1:
+                raw = map_rows(raw, lambda t: t.expand(batch, *t.shape[1:]))
+            elif batch is not None and condition.rows * (times := _times(call)) == batch != condition.rows:
+                raw = map_rows(raw, lambda t: t.repeat_interleave(times, dim=0))
+            keywords[RAW_TEXT_COND] = raw
+        return keywords
+
+    def _weak_pass(self, conditioner: Conditioner, condition: BranchCondition, call: Call) -> Pass:
+        text = call.text
+        if isinstance(call.keywords.weak, nn.Module) and text.text_condition is not None:
+            raise UsageError(
+                'a prepared text_condition belongs to one model, so the second model in weak= cannot use it: pass texts=, or '
+                'what encode_texts(texts) returned as text_embeds='
+            )
+        own = {**text.as_keywords(self.names)}
+        if self.names.texts in own:
+            own[self.names.texts] = per_condition(text.texts)[0]
+        return weak_pass(call, self._keywords(conditioner, condition, call, call.batch), own)
+
+    def _checked(self, conditioner: Conditioner, call: Call) -> tuple[list[Texts | None], list[Texts | None]]:
+        """Return the texts and the negative texts, one batch per condition, checked before any encoder runs.
+
+        Raises:
+            ConfigError: Texts that are no batch of strings, or a value that is no probability.
+            ShapeError: A number of them that does not fit the batch.
+        """
+        text, names, batch = call.text, self.names, call.batch
+        if text.repeat_batch != 1:
+            conditioner.check_repeat(text.repeat_batch)
+        if text.cond_drop_prob is not None and not isinstance(conditioner, NullConditioner):
+            check_drop_prob(text.cond_drop_prob, len(conditioner.source.encoders), names.cond_drop_prob, batch)
+        known: list[list[Texts | None]] = []
+        for name, given in ((names.texts, text.texts), (names.negative_texts, text.negative_texts)):
+            negative = name == names.negative_texts
+            batches = [None] if given is None else per_condition(given)
+            known.append([None if one is None else conditioner.source.texts(one, name, negative) for one in batches])
+            for one in known[-1]:
+                if one is not None:
+                    _check_count(len(one), name, call)
+        return known[0], known[1]
+
+    def _branch(
+        self, conditioner: Conditioner, texts: Texts | None, embeds: Any, call: Call, drop_prob: Any = 0.0
+    ) -> BranchCondition:
+        """Return the conditions of texts or embeddings."""
+        branch = conditioner.branch(texts, embeds, drop_prob, call.batch, _times(call))
+        if texts is None:
+            _check_count(branch.rows, 'text embeddings', call)
+        return branch
+
+    def _read(self, conditioner: Conditioner, call: Call, wanted: Sequence[str]) -> Branches:
+        """Return the conditions of every wanted branch; a text is encoded once, whatever it is wanted for.
+
+        Raises:
+            UsageError: A branch needs texts that were not given.
+        """
+        text = call.text
+        texts, negatives = self._checked(conditioner, call)
+        if 'negatives' in wanted and not text.has_negatives:
+            raise UsageError('this rule steers away from negative texts: pass negative_texts=')
+        if call.rule.inside_attention:
+            conditioner.check_attention()
+        _check_conditions(len(texts), call)
+        drop_prob = 0.0 if text.cond_drop_prob is None else text.cond_drop_prob
+        branches: Branches = {'conds': []}
+        if 'conds' in wanted:
+            branches['conds'] = [self._branch(conditioner, one, None, call, drop_prob) for one in texts[1:]]
+        if 'cond' in wanted or 'weak' in wanted:
+            branches['cond'] = [self._branch(conditioner, texts[0], text.text_embeds, call, drop_prob)]
+        apart = 'negatives' in wanted  # the negatives have branches of their own, and the null stays the null
+        if text.has_negatives and ('null' in wanted or apart):
+            read = [self._branch(conditioner, one, text.negative_text_embeds, call) for one in negatives[: None if apart else 1]]
+            branches['negatives' if apart else 'null'] = read
+        if 'null' in wanted and 'null' not in branches:
+            branches['null'] = [conditioner.null_branch(texts[0], text.text_embeds)]
+        return branches
+
+    def _prepared(self, conditioner: Conditioner, call: Call) -> Branches:
+        """Return the branches of prepared conditions: the first is the main one, and the others are further conditions.
+
+        Raises:
+            ConfigError: Something else than prepared conditions, or dropout.
+            UsageError: A condition of a different model, or of this one before its weights changed.
+        """
+        text = call.text
+        if text.cond_drop_prob is not None or text.repeat_batch != 1:
+            self._checked(conditioner, call)
+        given = text.text_condition if isinstance(text.text_condition, (list, tuple)) else (text.text_condition,)
+        for prepared in given:
+            if not isinstance(prepared, PreparedCondition):
+                raise ConfigError(f'text_condition is what model.prepare(texts) returned, but got {type(prepared).__name__}')
+            conditioner.check_prepared(prepared)
+            _check_count(len(prepared), 'prepared texts', call)
+        if text.cond_drop_prob is not None and not drops_nothing(text.cond_drop_prob):
+            raise ConfigError('a prepared text_condition has no dropout: leave cond_drop_prob out, or pass texts')
+        if call.rule.inside_attention:
+            conditioner.check_attention()
+        _check_conditions(len(given), call)
+        first, *others = given
+        branches = {'cond': [first.cond], 'null': [first.null], 'conds': [other.cond for other in others]}
+        if 'negatives' in call.rule.needs_of_parts():
+            branches['negatives'], branches['null'] = [first.null], [conditioner.null_branch()]
+        return branches
+
+
+def _times(call: Call) -> int:
+    """Return how many rows of the hiddens share a text, at most."""
+    repeat = call.text.repeat_batch
+    return max(repeat) if isinstance(repeat, Sequence) else repeat
+
+
+def _check_count(count: int, what: str, call: Call) -> None:
+    """Raise `ShapeError` for a number of texts that does not fit the batch."""
+    batch, times = call.batch, _times(call)
+    if batch is None or count in (1, batch) or (times > 1 and (count * times == batch or count == batch * times)):
+        return
+    shared = f' (or {batch // times} or {batch * times} with repeat_batch={times})' if times > 1 else ''
+    raise ShapeError(f'{count} {what} were given for a batch of {batch}: pass one per sample, or one for all{shared}')
+
+
+def _check_conditions(count: int, call: Call) -> None:
+    """Raise where several conditions meet a rule for one, or the other way round."""
+    takes_several = call.keywords.guidance is not None and 'conds' in call.rule.needs_of_parts()
+    if count > 1 and not takes_several:
+        raise ConfigError(
+            f'{count} conditions were given, but this rule guides towards one: pass guidance=guidance.Compose(...) or '
+            'guidance.Chain(...), or one batch of texts'
+        )
+    if count == 1 and takes_several:
+        raise UsageError(
+            'this rule combines several conditions: pass texts=[[...], [...]], one batch of texts for each condition'
+        )

@@ -1,0 +1,92 @@
+"""Functions that handle text themselves: every branch is a drop probability, and the texts it goes with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from classifier_free_guidance_pytorch.conditioners.dropout import check_drop_prob
+from classifier_free_guidance_pytorch.decorator.batched import warn_once
+from classifier_free_guidance_pytorch.decorator.call import Call, Pass
+from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, KeyNames
+from classifier_free_guidance_pytorch.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ByDropProb:
+    """The passes of a function that takes `cond_drop_prob`: 0 for the conditional and 1 for the null pass."""
+
+    names: KeyNames
+    signature: ForwardSignature
+
+    def training_pass(self, call: Call) -> Pass:
+        return Pass('cond', self._text_keywords(call))
+
+    def passes(self, call: Call, wanted: Sequence[str]) -> list[Pass]:
+        if call.rule.inside_attention:
+            raise ConfigError(
+                f'this rule guides inside the cross-attention of a text_conditioner, but {self.signature.name} handles its texts '
+                'itself: use a different rule'
+            )
+        drop, texts = self.names.cond_drop_prob, self.names.texts
+        given = {drop: 0.0, **self._text_keywords(call)}
+        first, *others = [{**given, **({} if one is None else {texts: one})} for one in per_condition(call.text.texts)]
+        negatives = [{**given, texts: one, drop: 0.0} for one in per_condition(call.text.negative_texts) if one is not None]
+        steers_apart = 'negatives' in wanted or not negatives
+        by_branch = {
+            'cond': [first],
+            'conds': others,
+            'negatives': negatives,
+            'null': [{**given, drop: 1.0}] if steers_apart else negatives[:1],
+        }
+        passes = [Pass(name, keywords) for name in wanted if name != 'weak' for keywords in by_branch[name]]
+        return passes + [weak_pass(call, first, call.text.as_keywords(self.names))] * ('weak' in wanted)
+
+    def run_joined(self, call: Call, passes: Sequence[Pass]) -> list[Any] | None:
+        warn_once(f'{self.signature.name} handles its texts itself, by {self.names.cond_drop_prob}')
+        return None
+
+    def _text_keywords(self, call: Call) -> dict[str, Any]:
+        """Return the text keywords to hand on.
+
+        Raises:
+            ConfigError: One that the function cannot take.
+        """
+        name, text = self.signature.name, call.text
+        if text.text_condition is not None:
+            raise ConfigError(f'text_condition is for a text_conditioner, but {name} handles its texts itself')
+        if text.repeat_batch != 1:
+            raise ConfigError(f'repeat_batch is for the callables of a text_conditioner, but {name} handles its texts itself')
+        if text.cond_drop_prob is not None:
+            check_drop_prob(text.cond_drop_prob, 1, self.names.cond_drop_prob)
+        given = text.as_keywords(self.names)
+        unknown = [key for key in (*given, *((self.names.texts,) * text.has_negatives)) if not self.signature.knows(key)]
+        if unknown:
+            raise ConfigError(f'{name} takes no {", ".join(map(repr, unknown))}: it handles its texts itself')
+        return given
+
+
+def per_condition(texts: Any) -> list[Any]:
+    """Return one batch of texts per condition: `[['a dog', 'a cat'], ['at night', 'in snow']]` are two."""
+    if isinstance(texts, (list, tuple)) and texts and all(isinstance(batch, (list, tuple)) for batch in texts):
+        return list(texts)
+    return [texts]
+
+
+def weak_pass(call: Call, keywords: dict[str, Any], text_keywords: dict[str, Any]) -> Pass:
+    """Return the conditional pass of a weakened model.
+
+    Args:
+        call: The call, whose `weak` says how.
+        keywords: The arguments of the conditional pass.
+        text_keywords: The texts as a second model takes them.
+    """
+    weak = call.keywords.weak
+    if isinstance(weak, nn.Module):
+        return Pass('weak', text_keywords, weak=weak)
+    if hasattr(weak, 'applied'):
+        return Pass('weak', keywords, weak=weak)
+    return Pass('weak', {**dict(weak or {}), **keywords})

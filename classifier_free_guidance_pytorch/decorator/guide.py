@@ -1,0 +1,94 @@
+"""One guided call. Read this first.
+
+A decorated forward is called with texts and a guidance scale. In eval mode a guidance rule says which branches it needs at this scale:
+`cond` (the texts), `null` (no text, or the negative texts), `weak` (a weakened model), `conds` and `negatives` (further texts). Each
+branch is one forward pass of the user's function with its own condition, and all passes share every other argument. The rule turns
+their predictions into one, which takes the place of the prediction in the output.
+
+A *source* knows how a condition reaches the function. There are two: `Conditioned` for a function that receives callables, and
+`ByDropProb` for one that handles texts itself and is told to drop them. A source reads and checks the texts, once, before any pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from classifier_free_guidance_pytorch.decorator.call import Call, Pass
+from classifier_free_guidance_pytorch.decorator.outputs import put_back
+from classifier_free_guidance_pytorch.guidance import Predictions
+
+
+class Source(Protocol):
+    """How conditions reach the decorated function."""
+
+    def training_pass(self, call: Call) -> Pass:
+        """Return the one pass of a training step, with conditional dropout."""
+
+    def passes(self, call: Call, wanted: Sequence[str]) -> list[Pass]:
+        """Return one pass per wanted branch, `cond` first; the texts are read here."""
+
+    def run_joined(self, call: Call, passes: Sequence[Pass]) -> list[Any] | None:
+        """Return the output of every pass from one forward of the joined batch; None where they must run one by one."""
+
+
+def train(source: Source, call: Call) -> Any:
+    """Run one training step: a single pass, in which each sample loses its text with the drop probability."""
+    call.keywords.refuse_in_training()
+    return call.run(source.training_pass(call))
+
+
+def guide(source: Source, call: Call) -> Any:
+    """Run the passes that the rule asks for, and no others, and return the output with the guided prediction in its place."""
+    keywords = call.keywords
+    rule, scale = call.rule, call.scale = keywords.rule_and_scale()
+    step = keywords.step(call.sample)
+    keywords.check_fit(rule, scale, call.batch)
+    rule.check_state(step.state)
+    wanted = rule.branches(scale, step.state, step.progress)  # ('cond', 'null')
+    if not wanted:  # a step at which the rule is zero: no pass is made
+        return rule(scale=scale, **step._asdict())
+    extra = ('null',) if keywords.return_unconditioned and 'null' not in wanted else ()
+
+    passes = source.passes(call, (*wanted, *extra))  # texts are read here, and nowhere else
+    outputs = run(source, call, passes)  # one forward per pass, or one for all
+    unconditional = passes[0].branch != wanted[0]  # without any text: null + scale * (null - null) is one pass
+    alone = len(passes) == 1 and (unconditional or rule.inside_attention or keywords.is_off)
+    if alone and not keywords.return_unconditioned and keywords.guide is None:
+        return outputs[0]
+
+    branches = [one.branch for one in passes]
+
+    def guided(parts: list[Tensor]) -> Any:
+        """Return what takes the place of the prediction, from the predictions of all passes."""
+        given = predictions(branches, parts)
+        prediction = parts[0] if alone else rule.guide(given._replace(null=None) if extra else given, scale, step)  # (b, ...)
+        return (prediction, given.null) if keywords.return_unconditioned else prediction
+
+    if isinstance(outputs[0], Tensor) and keywords.guide is None:
+        return guided(outputs)
+    return put_back(outputs, keywords.guide, guided, tuple(branches))
+
+
+def run(source: Source, call: Call, passes: list[Pass]) -> list[Any]:
+    """Return the output of every pass."""
+    outputs = source.run_joined(call, passes) if call.keywords.cfg_batched and len(passes) > 1 else None
+    if outputs is None and (len(passes) == 1 or torch.compiler.is_compiling()):
+        outputs = [call.run(one) for one in passes]
+    elif outputs is None:
+        contents = call.contents()
+        outputs = [call.run(passes[0])]
+        call.refuse_written(contents)
+        outputs += [call.run(one) for one in passes[1:]]
+    return outputs
+
+
+def predictions(branches: list[str], parts: list[Tensor]) -> Predictions:
+    """Return the predictions of all passes by the name of their branch; `conds` and `negatives` may be several."""
+    found: dict[str, Any] = {}
+    for branch, part in zip(branches, parts, strict=True):
+        found[branch] = (*found.get(branch, ()), part) if branch in ('conds', 'negatives') else part
+    return Predictions(**found)

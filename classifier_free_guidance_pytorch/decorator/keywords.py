@@ -1,0 +1,398 @@
+"""The keywords that the decorators add to a forward: declared here, checked here, and read into texts, a rule, a scale.
+
+The signature, `help()` and the table of the documentation are made from the two classes below. Every keyword is checked before any
+work is done, in eval mode and in training; what has no effect is refused like what has the wrong type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from numbers import Real
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from classifier_free_guidance_pytorch import guidance as rules
+from classifier_free_guidance_pytorch.conditioners import PreparedCondition
+from classifier_free_guidance_pytorch.conditioners.base import TextEmbeds
+from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
+from classifier_free_guidance_pytorch.decorator.outputs import Guide
+from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, KeyNames
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
+from classifier_free_guidance_pytorch.perturb import Perturbation
+
+Scale: TypeAlias = float | Tensor
+Weak: TypeAlias = Perturbation | nn.Module | Mapping[str, Any]
+T = TypeVar('T')
+
+_CFG = rules.CFG()
+_STEP = ('x', 'sigma', 'alpha', 'progress')
+
+
+def keyword(default: T, what: str) -> T:
+    """Declare a keyword: its default, and the sentence that `help()` and the documentation say of it."""
+    declared: T = field(default=default, metadata={'help': what})
+    return declared
+
+
+@dataclass(frozen=True)
+class TextKeywords:
+    """The keywords of one call that say what to condition on, under the names of the contract."""
+
+    texts: Sequence[str] | Sequence[Sequence[str]] | None = keyword(
+        None, 'one string per sample, or one for all; a list of such lists for rules of several conditions'
+    )
+    text_embeds: TextEmbeds | None = keyword(None, 'instead of `texts`, what `encode_texts` or `embed_texts` returned')
+    negative_texts: Sequence[str | None] | Sequence[Sequence[str | None]] | None = keyword(
+        None, 'what to steer away from, instead of the null condition; None for a sample that keeps the null'
+    )
+    negative_text_embeds: TextEmbeds | None = keyword(None, 'instead of `negative_texts`')
+    text_condition: PreparedCondition | Sequence[PreparedCondition] | None = keyword(
+        None, 'instead of all of these, what `prepare` returned'
+    )
+    cond_drop_prob: DropProb | None = keyword(
+        None, "probability of losing the text: a number, one per encoder, or a tensor `(b,)`; the conditioner's own in training"
+    )
+    repeat_batch: int | Sequence[int] = keyword(
+        1, 'how many rows of the hiddens share a text: frames folded into the batch, or several samples per prompt'
+    )
+
+    @staticmethod
+    def take(kwargs: dict[str, Any], names: KeyNames) -> TextKeywords:
+        """Take the text keywords out of the keywords of a call.
+
+        Raises:
+            ConfigError: Two that exclude each other.
+        """
+        known = names.of_texts
+        text = TextKeywords(**{known[key]: kwargs.pop(key) for key in [*kwargs] if key in known})
+        if text.texts is not None and text.text_embeds is not None:
+            raise ConfigError(f'pass either {names.texts} or {names.text_embeds}, but got both')
+        if text.negative_texts is not None and text.negative_text_embeds is not None:
+            raise ConfigError(f'pass either {names.negative_texts} or {names.negative_text_embeds}, but got both')
+        if text.text_condition is not None and (text.is_given or text.has_negatives):
+            raise ConfigError('text_condition holds the texts and the negative texts already: pass no others beside it')
+        return text
+
+    @property
+    def is_given(self) -> bool:
+        """Whether there is a text to condition on."""
+        return self.texts is not None or self.text_embeds is not None
+
+    @property
+    def has_negatives(self) -> bool:
+        """Whether there is a text to steer away from."""
+        return self.negative_texts is not None or self.negative_text_embeds is not None
+
+    def as_keywords(self, names: KeyNames) -> dict[str, Any]:
+        """Return what was given for the condition itself, as the keywords it came in."""
+        given = {names.texts: self.texts, names.text_embeds: self.text_embeds, names.cond_drop_prob: self.cond_drop_prob}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class GuidanceKeywords:
+    """The keywords of one call that say how to guide."""
+
+    cond_scale: Scale | rules.Schedule = keyword(
+        1.0, 'guidance scale, 1 is off and 0 unconditional: a number, a tensor `(b,)`, or a schedule (with `guidance_kwargs`)'
+    )
+    guidance: rules.Rule | rules.Preset | None = keyword(
+        None, 'a rule of the `guidance` module, or a preset; classifier-free guidance by default'
+    )
+    guidance_state: rules.State | None = keyword(None, 'what `rule.init_state()` returned, for rules that remember between steps')
+    guidance_kwargs: Mapping[str, Any] | None = keyword(
+        None, 'what rules and schedules may need: `x`, `sigma`, `alpha`, `progress`'
+    )
+    rescale_phi: float = keyword(
+        0.0, "share of the prediction rescaled to the conditional's standard deviation (arXiv 2305.08891)"
+    )
+    remove_parallel_component: bool = keyword(
+        False, 'drop the part of the update along the conditional prediction (arXiv 2410.02416)'
+    )
+    keep_parallel_frac: float = keyword(0.0, 'how much of that part to keep all the same')
+    return_unconditioned: bool = keyword(False, 'return the pair (guided, null) instead of the guided prediction')
+    cfg_routed_kwargs: Mapping[str, Any] | None = keyword(
+        None, 'keywords with a value of their own for each branch: a pair (for cond, for null), or a mapping by branch'
+    )
+    cfg_batched: bool | Sequence[str] = keyword(
+        False, 'run the branches in one forward of the joined batch; a sequence names the arguments that stay shared'
+    )
+    weak: Weak | None = keyword(
+        None,
+        'the weak pass of a rule that asks for one: keywords of the forward, a second model, `perturbed_attention(...)`, ...',
+    )
+    guide: Guide = keyword(
+        None, 'which entry of the output is guided, the first by default: a name, an index, a path, or several'
+    )
+    says_scale: bool = False  # no keyword: whether the call gave a scale
+
+    @staticmethod
+    def take(kwargs: dict[str, Any], signature: ForwardSignature) -> GuidanceKeywords:
+        """Take the guidance keywords out of the keywords of a call, and check each.
+
+        Raises:
+            ConfigError: A value of the wrong type, a name that is not known, or one that has no effect.
+        """
+        given = {name: kwargs.pop(name) for name in [*kwargs] if name in GUIDANCE_KEYWORDS}
+        for name, value in given.items():
+            if value is not GUIDANCE_KEYWORDS[name]:
+                _CHECKS[name](value, signature)
+        keywords = GuidanceKeywords(**given, says_scale='cond_scale' in given)
+        if keywords.keep_parallel_frac and not keywords.remove_parallel_component:
+            raise ConfigError('keep_parallel_frac has an effect only with remove_parallel_component=True')
+        if keywords.remove_parallel_component and keywords.guidance is not None:
+            raise ConfigError(
+                'remove_parallel_component is a rule of its own and cannot be combined with guidance=: pass '
+                'guidance=guidance.APG(eta=keep_parallel_frac), or add rules with +'
+            )
+        return keywords
+
+    def rule_and_scale(self) -> tuple[rules.Rule, Scale]:
+        """Return the rule that the keywords spell, and the guidance scale of this step.
+
+        Raises:
+            ConfigError: A schedule, without what it is a function of.
+            UsageError: A rule, without the scale that it guides with.
+        """
+        preset = self.guidance if isinstance(self.guidance, rules.Preset) else None
+        rule = self.guidance if preset is None else preset.rule
+        if self.remove_parallel_component:
+            rule = rules.APG(eta=float(self.keep_parallel_frac))
+        rule = _CFG if rule is None else rule
+        if self.rescale_phi:
+            rule = rule.then(rules.rescale_to_cond(float(self.rescale_phi)))
+        if self.says_scale or rule is _CFG:
+            return rule, self._at_step(self.cond_scale)
+        scale = rule.default_scale if preset is None else preset.scale
+        if scale is None:
+            raise UsageError(f'{rule!r} does nothing at a guidance scale of 1: pass cond_scale= as well, such as cond_scale=5.')
+        return rule, self._at_step(scale)
+
+    def _at_step(self, scale: Scale | rules.Schedule) -> Scale:
+        """Return a scale as it is, and what a schedule says of this step."""
+        if not isinstance(scale, rules.Schedule):
+            return scale
+        at = self.guidance_kwargs or {}
+        try:
+            return scale(at.get('progress'), sigma=at.get('sigma'))
+        except UsageError as error:
+            raise ConfigError(
+                f'cond_scale is the schedule {scale!r}: say where sampling stands with guidance_kwargs=, such as '
+                f"{{'sigma': sigma}} or {{'progress': progress}}, or call the schedule for it, as in schedule(sigma=sigma) ({error})"
+            ) from error
+
+    def step(self, x: Tensor | None) -> rules.Step:
+        """Return where sampling stands; the noisy sample is `x`, unless the keywords say otherwise."""
+        step = rules.Step(self.guidance_state, x)
+        return step._replace(**self.guidance_kwargs) if self.guidance_kwargs else step
+
+    def check_fit(self, rule: rules.Rule, scale: Scale, batch: int | None) -> None:
+        """Refuse keywords that do not fit each other, before any text is read.
+
+        Raises:
+            ConfigError: A keyword that has no effect with this rule.
+            ShapeError: A scale that is neither one for all nor one per sample.
+            UsageError: The rule needs a weak pass, and is told none.
+        """
+        if isinstance(scale, Tensor) and scale.ndim == 1 and batch is not None and scale.shape[0] not in (1, batch):
+            raise ShapeError(f'cond_scale has {scale.shape[0]} values for a batch of {batch}: pass one per sample, or one number')
+        takes_weak = self.guidance is not None and 'weak' in rule.needs_of_parts()
+        if self.weak is not None and not takes_weak:
+            raise ConfigError('weak= was given, but the rule asks for no weak pass: add guidance.Weak(scale) to it')
+        if self.weak is None and takes_weak:
+            raise UsageError(
+                'this rule needs a weak pass: pass weak= a dict of keywords for the forward, a second model, or '
+                'perturbed_attention(...) or skip_layers(...) from the module perturb'
+            )
+        if rule.inside_attention and self.return_unconditioned:
+            raise ConfigError(
+                'return_unconditioned needs a null prediction, which a rule inside attention never makes: use a different rule'
+            )
+
+    @property
+    def is_off(self) -> bool:
+        """Whether nothing was asked for beyond the conditional prediction."""
+        return not (
+            isinstance(self.cond_scale, (Tensor, rules.Schedule))
+            or self.cond_scale != 1
+            or self.guidance is not None
+            or self.rescale_phi
+            or self.remove_parallel_component
+            or self.return_unconditioned
+            or self.guide is not None
+        )
+
+    def refuse_in_training(self) -> None:
+        """Raise `UsageError`, and name the keyword, where guidance is asked for in training mode."""
+        for name, default in GUIDANCE_KEYWORDS.items():
+            value = getattr(self, name)
+            if name != 'cfg_routed_kwargs' and value is not default and (isinstance(value, Tensor) or value != default):
+                raise UsageError(
+                    f'{name}={value!r} is for sampling, but the model is in training mode: call model.eval() first; in training, '
+                    'cond_drop_prob alone decides what the model sees of the text'
+                )
+
+
+GUIDANCE_KEYWORDS: dict[str, Any] = {one.name: one.default for one in fields(GuidanceKeywords) if one.metadata}
+
+
+def describe(names: KeyNames = KeyNames()) -> dict[str, tuple[Any, Any, str]]:
+    """Return the default, the annotation and the sentence of every keyword that a decorated forward takes."""
+    chosen = {ours: theirs for theirs, ours in names.of_texts.items()}
+    every = (one for one in (*fields(TextKeywords), *fields(GuidanceKeywords)) if one.metadata)
+    return {chosen.get(one.name, one.name): (one.default, one.type, one.metadata['help']) for one in every}
+
+
+# one check for each keyword, for values other than its default
+
+
+def _scale(scale: object, signature: ForwardSignature) -> None:
+    if isinstance(scale, rules.Schedule):
+        return
+    if isinstance(scale, Tensor):
+        if scale.dtype is torch.bool or scale.is_complex():
+            raise ConfigError(f'cond_scale is a number, or a tensor with one value per sample, but got a tensor of {scale.dtype}')
+        # reading a traced tensor breaks the graph, and reading a GPU tensor forces a sync
+        if scale.device.type == 'cpu' and not torch.compiler.is_compiling() and not bool(scale.isfinite().all()):
+            raise ConfigError(f'cond_scale must be finite, but got {scale}')
+        return
+    if callable(scale):
+        raise ConfigError(
+            f'cond_scale is the scale of this step: call the schedule for it, as in schedule(sigma=sigma), got {scale!r}'
+        )
+    if not _is_number(scale):
+        raise ConfigError(f'cond_scale is a number, or a tensor with one value per sample, but got {scale!r}')
+    if not _is_finite(scale):
+        raise ConfigError(f'cond_scale must be finite, but got {str(scale)[:40]}')
+
+
+def _rule(rule: object, signature: ForwardSignature) -> None:
+    if not isinstance(rule, (rules.Rule, rules.Preset)):
+        hint = ' (an instance: write it with parentheses)' if isinstance(rule, type) else ''
+        raise ConfigError(f'guidance is a rule of the guidance module, such as guidance.APG(), but got {rule!r}{hint}')
+
+
+def _state(state: object, signature: ForwardSignature) -> None:
+    if not isinstance(state, rules.State):
+        raise ConfigError(f'guidance_state is what rule.init_state() returned, but got {state!r}')
+
+
+def _step(given: object, signature: ForwardSignature) -> None:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f'guidance_kwargs is a mapping with some of {", ".join(_STEP)}, but got {given!r}')
+    for name, value in given.items():
+        if name not in _STEP:
+            hint = '; the guidance scale is cond_scale=' if name in ('scale', 'cond_scale') else ''
+            raise ConfigError(f'guidance_kwargs has {name!r}, but knows {", ".join(_STEP)}{hint}')
+        if name == 'x' and not isinstance(value, Tensor):
+            raise ConfigError(f"guidance_kwargs['x'] is the noisy sample, a tensor, but got {value!r}")
+        if name != 'x' and value is not None and not isinstance(value, Tensor) and not _is_number(value):
+            raise ConfigError(f'guidance_kwargs[{name!r}] is a number or a tensor, but got {value!r}')
+
+
+def _share(name: str) -> Callable[[object, ForwardSignature], None]:
+    def check(value: object, signature: ForwardSignature) -> None:
+        if not _is_number(value) or not _is_finite(value) or not 0.0 <= value <= 1.0:  # type: ignore[operator]
+            raise ConfigError(f'{name} is a share in [0, 1], but got {value!r}')
+
+    return check
+
+
+def _switch(name: str) -> Callable[[object, ForwardSignature], None]:
+    def check(value: object, signature: ForwardSignature) -> None:
+        if not isinstance(value, bool):
+            raise ConfigError(f'{name} is True or False, but got {value!r}')
+
+    return check
+
+
+def _routed(given: object, signature: ForwardSignature) -> None:
+    if not isinstance(given, Mapping):
+        raise ConfigError(
+            f'cfg_routed_kwargs is a mapping from arguments of {signature.name} to a pair (for the conditional pass, for the null '
+            f'pass), but got {given!r}'
+        )
+    signature.refuse_unknown(given, ())
+    for name, values in given.items():
+        if isinstance(values, Mapping):
+            if unknown := [branch for branch in values if branch not in rules.BRANCHES]:
+                known = ', '.join(map(repr, rules.BRANCHES))
+                raise ConfigError(f'cfg_routed_kwargs[{name!r}] has {unknown[0]!r}, which is no branch: the branches are {known}')
+            if 'cond' not in values:
+                raise ConfigError(f"cfg_routed_kwargs[{name!r}] has no value for 'cond', which the other branches fall back to")
+        elif not (isinstance(values, (tuple, list)) and len(values) == 2):
+            raise ConfigError(
+                f'cfg_routed_kwargs[{name!r}] is a pair (for the conditional pass, for the null pass) or a mapping by branch, '
+                f'but got {values!r}'
+            )
+
+
+def _batched(given: object, signature: ForwardSignature) -> None:
+    if isinstance(given, bool):
+        return
+    if not isinstance(given, (list, tuple, set, frozenset)):
+        raise ConfigError(f'cfg_batched is True, False, or a list of names of arguments that stay shared, but got {given!r}')
+    if unknown := [name for name in given if not signature.knows(name)]:
+        raise ConfigError(
+            f'cfg_batched names {unknown[0]!r}, which is no argument of {signature.name}: it takes {", ".join(signature.arguments)}'
+        )
+
+
+def _weak(weak: object, signature: ForwardSignature) -> None:
+    if isinstance(weak, (Perturbation, nn.Module)):
+        return
+    if not isinstance(weak, Mapping):
+        hint = (
+            f": a module's name goes into skip_layers({weak!r}) or perturbed_attention({weak!r})" if isinstance(weak, str) else ''
+        )
+        raise ConfigError(
+            'weak is a mapping of keywords for the forward, a second model, or perturbed_attention(...) and skip_layers(...) from '
+            f'the module perturb, but got {weak!r}{hint}'
+        )
+    if unknown := [name for name in weak if not signature.knows(name)]:
+        raise ConfigError(
+            f'weak has {unknown[0]!r}, which is no argument of {signature.name}: it takes {", ".join(signature.arguments)}'
+        )
+    if not weak:
+        raise ConfigError('weak is an empty mapping, so that the weak pass would equal the conditional one')
+
+
+def _guide(guide: object, signature: ForwardSignature) -> None:
+    if isinstance(guide, (list, tuple)):
+        if not guide:
+            raise ConfigError(f'guide names an entry of the output, but got {guide!r}')
+        for part in guide:
+            _guide(part, signature)
+    elif isinstance(guide, bool) or not isinstance(guide, (int, str)):
+        raise ConfigError(f'guide is a name, an index, a path into the output, or several of them, but got {guide!r}')
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return torch.compiler.is_compiling() or math.isfinite(value)  # a traced float has no value yet
+    except OverflowError:  # an integer beyond every float
+        return False
+
+
+_CHECKS: dict[str, Callable[[object, ForwardSignature], None]] = {
+    'cond_scale': _scale,
+    'guidance': _rule,
+    'guidance_state': _state,
+    'guidance_kwargs': _step,
+    'rescale_phi': _share('rescale_phi'),
+    'remove_parallel_component': _switch('remove_parallel_component'),
+    'keep_parallel_frac': _share('keep_parallel_frac'),
+    'return_unconditioned': _switch('return_unconditioned'),
+    'cfg_routed_kwargs': _routed,
+    'cfg_batched': _batched,
+    'weak': _weak,
+    'guide': _guide,
+}
