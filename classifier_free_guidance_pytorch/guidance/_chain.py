@@ -45,10 +45,11 @@ def chain(predictions: Sequence[Tensor], scales: Sequence[Scale]) -> Tensor:
         )
     last = predictions[-1]
     check_alike('chain', {f'predictions[{i}]': prediction for i, prediction in enumerate(predictions)}, linear=True)
-    guided = torch.lerp(predictions[-2], last, aligned(scales[-1], last, 'scales[-1]'))
+    every = [aligned(scale, last, f'chain: scales[{i}]') for i, scale in enumerate(scales)]
     # Written from the last prediction backwards, p_n + sum_i (s_i - 1) * step_i, so that scales of 1 return it exactly.
-    for i in range(len(scales) - 1):
-        guided = guided + (aligned(scales[i], last, f'scales[{i}]') - 1) * (predictions[i + 1] - predictions[i])
+    guided = torch.lerp(predictions[-2], last, every[-1])
+    for i, scale in enumerate(every[:-1]):
+        guided = guided + (scale - 1) * (predictions[i + 1] - predictions[i])
     return guided
 
 

@@ -41,9 +41,10 @@ def compose(conds: Sequence[Tensor], null: Tensor, weights: Scale | Sequence[Sca
         raise ConfigError('compose: expected at least one conditional prediction, got none')
     every = one_each('compose', weights, len(conds), 'conditions')
     check_alike('compose', {'null': null} | {f'conds[{i}]': cond for i, cond in enumerate(conds)}, linear=True)
-    guided = torch.lerp(null, conds[0], aligned(every[0], null, 'weights[0]'))
-    for i, (cond, weight) in enumerate(zip(conds[1:], every[1:], strict=True), 1):
-        guided = guided + aligned(weight, null, f'weights[{i}]') * (cond - null)
+    first, *others = [aligned(weight, null, f'compose: weights[{i}]') for i, weight in enumerate(every)]
+    guided = torch.lerp(null, conds[0], first)
+    for cond, weight in zip(conds[1:], others, strict=True):
+        guided = guided + weight * (cond - null)
     return guided
 
 

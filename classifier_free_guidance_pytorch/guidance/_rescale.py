@@ -72,7 +72,11 @@ def renorm(guided: Tensor, cond: Tensor, r: float = 1.0, lo: float = 0.0, dim: D
 
 @dataclass(frozen=True)
 class Rescale:
-    """The post-step `rescale(guided, cond, phi)`; `phi` is in [0, 1]."""
+    """The post-step that restores the contrast of the conditional prediction: see `guidance.rescale`; `phi` is in [0, 1].
+
+    >>> rescale_to_cond(0.5)
+    Rescale(phi=0.5)
+    """
 
     phi: float = 0.7
 
@@ -88,7 +92,13 @@ class Rescale:
 
 @dataclass(frozen=True)
 class Renorm:
-    """The post-step `renorm(guided, cond, r, lo, dim, hi)`; `lo` is in [0, 1], `hi` at least 1."""
+    """The post-step that keeps the guided prediction as long as the conditional one: see `guidance.renorm`.
+
+    `lo` is in [0, 1], and `hi` at least 1.
+
+    >>> renorm_to_cond(dim=-1)
+    Renorm(r=1.0, lo=0.0, dim=-1, hi=1.0)
+    """
 
     r: float = 1.0
     lo: float = 0.0
@@ -110,19 +120,5 @@ class Renorm:
         return renorm(guided, cond, self.r, self.lo, self.dim, self.hi)
 
 
-def rescale_to_cond(phi: float = 0.7) -> Rescale:
-    """Make the post-step that restores the contrast of the conditional prediction; arguments as in `guidance.rescale`.
-
-    >>> rescale_to_cond(0.5)
-    Rescale(phi=0.5)
-    """
-    return Rescale(phi)
-
-
-def renorm_to_cond(r: float = 1.0, lo: float = 0.0, dim: Dims = None, hi: float = 1.0) -> Renorm:
-    """Make the post-step that keeps the guided prediction as long as the conditional one; arguments as in `guidance.renorm`.
-
-    >>> renorm_to_cond(dim=-1)
-    Renorm(r=1.0, lo=0.0, dim=-1, hi=1.0)
-    """
-    return Renorm(r, lo, dim, hi)
+# how a rule is written: rule.then(rescale_to_cond(0.7))
+rescale_to_cond, renorm_to_cond = Rescale, Renorm

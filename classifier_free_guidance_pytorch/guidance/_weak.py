@@ -57,7 +57,8 @@ class Weak(Rule):
         check_number('Weak', 'weight', self.weight)
 
     def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
-        return self.needs if self.weight != 0 else ('cond',)
+        needed = super().branches(scale, state, progress)
+        return needed if self.weight != 0 else ('cond',)
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         assert given.cond is not None

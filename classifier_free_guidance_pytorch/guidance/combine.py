@@ -40,7 +40,41 @@ class Rule(BaseRule):
 
 
 @dataclass(frozen=True)
-class Sum(Rule):
+class Combined(Rule):
+    """A rule made of rules, which answers for its parts."""
+
+    @property
+    def parts(self) -> tuple[Rule, ...]:
+        """The rules it is made of."""
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        for rule in self.parts:
+            if not isinstance(rule, Rule):
+                raise ConfigError(f'{type(self).__name__}: expected a rule, got {rule!r}')
+            if rule.inside_attention:
+                raise ConfigError(f'{type(self).__name__}: {rule!r} guides inside attention, and cannot be combined')
+
+    @property
+    def anchored(self) -> bool:
+        return all(rule.anchored for rule in self.parts)
+
+    @property
+    def remembers(self) -> bool:
+        return any(rule.remembers for rule in self.parts)
+
+    @property
+    def default_scale(self) -> float | None:
+        defaults = [rule.default_scale for rule in self.parts]
+        own = [scale for scale in defaults if scale not in (None, 1.0)]
+        return own[0] if own else 1.0 if 1.0 in defaults else None
+
+    def needs_of_parts(self) -> set[str]:
+        return set().union(*(rule.needs_of_parts() for rule in self.parts))
+
+
+@dataclass(frozen=True)
+class Sum(Combined):
     """The sum of the deltas of several rules: `r_1 + sum_i (r_i - c)` over the others, all at the same scale.
 
     Args:
@@ -57,34 +91,16 @@ class Sum(Rule):
 
     rules: tuple[Rule, ...]
 
+    @property
+    def parts(self) -> tuple[Rule, ...]:
+        return self.rules
+
     def __post_init__(self) -> None:
-        flat: list[Rule] = []
-        for rule in self.rules:
-            if not isinstance(rule, Rule):
-                raise ConfigError(f'Sum: expected rules, got {rule!r}')
-            if rule.inside_attention:
-                raise ConfigError(f'Sum: {rule!r} guides inside attention, and has no delta to add to those of predictions')
-            flat.extend(rule.rules if isinstance(rule, Sum) else (rule,))
+        super().__post_init__()
+        flat = [part for rule in self.rules for part in (rule.rules if isinstance(rule, Sum) else (rule,))]
         if len(flat) < 2:
             raise ConfigError(f'Sum: expected at least two rules, got {len(flat)}')
         object.__setattr__(self, 'rules', tuple(flat))
-
-    @property
-    def anchored(self) -> bool:
-        return all(rule.anchored for rule in self.rules)
-
-    @property
-    def remembers(self) -> bool:
-        return any(rule.remembers for rule in self.rules)
-
-    @property
-    def default_scale(self) -> float | None:
-        defaults = [rule.default_scale for rule in self.rules]
-        own = [scale for scale in defaults if scale not in (None, 1.0)]
-        return own[0] if own else 1.0 if 1.0 in defaults else None
-
-    def needs_of_parts(self) -> set[str]:
-        return set().union(*(rule.needs_of_parts() for rule in self.rules))
 
     def _states(self, state: State | None) -> tuple[State | None, ...]:
         return (None,) * len(self.rules) if state is None else state.parts
@@ -106,39 +122,20 @@ class Sum(Rule):
 
 
 @dataclass(frozen=True)
-class Wrapper(Rule):
+class Wrapper(Combined):
     """A rule around one other rule, whose branches and state are its own."""
 
     rule: Rule
     compares_with_cond: ClassVar[bool] = False
     """Whether it needs cond even where the rule itself needs null alone."""
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.rule, Rule):
-            raise ConfigError(f'{type(self).__name__}: expected a rule, got {self.rule!r}')
-        if self.rule.inside_attention:
-            raise ConfigError(
-                f'{type(self).__name__}: {self.rule!r} guides inside attention, and takes no steps meant for predictions'
-            )
-
     @property
-    def anchored(self) -> bool:
-        return self.rule.anchored
-
-    @property
-    def remembers(self) -> bool:
-        return self.rule.remembers
-
-    @property
-    def default_scale(self) -> float | None:
-        return self.rule.default_scale
+    def parts(self) -> tuple[Rule, ...]:
+        return (self.rule,)
 
     def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
         needed = self.rule.branches(scale, state, progress)
         return in_order({'cond', *needed}) if needed and self.compares_with_cond else needed
-
-    def needs_of_parts(self) -> set[str]:
-        return self.rule.needs_of_parts()
 
     def init_state(self, like: Tensor | None = None) -> State | None:
         return self.rule.init_state(like)

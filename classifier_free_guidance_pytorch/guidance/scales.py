@@ -66,7 +66,7 @@ def aligned(scale: Scale, like: Tensor, name: str = 'scale', *, wide: bool = Fal
         scale: A scale.
         like: Predictions, `(b, ...)`. A tensor takes their dtype, so that a float32 scale never widens half precision.
         name: What to call it in a message.
-        wide: Use float32 where `like` is of half precision, for a scale that is computed with first.
+        wide: Stay real, and use float32 where `like` is of half precision, for a scale that is computed with first.
 
     Raises:
         ConfigError: Not a scale.
@@ -88,7 +88,7 @@ def aligned(scale: Scale, like: Tensor, name: str = 'scale', *, wide: bool = Fal
             f'{name} of shape {shape} does not broadcast to predictions of shape {target}; '
             f'give a number, one value per sample ({target[0]},), or a shape that broadcasts, such as {per_sample(like)}'
         )
-    return scale.to(device=like.device, dtype=torch.promote_types(like.dtype, torch.float32) if wide else like.dtype)
+    return scale.to(device=like.device, dtype=torch.promote_types(like.real.dtype, torch.float32) if wide else like.dtype)
 
 
 def guided_samples(scale: Scale, like: Tensor) -> Tensor | bool:
@@ -119,7 +119,7 @@ def strongest(scales: Sequence[float]) -> float:
 
 def proportioned(scale: Scale, scales: Sequence[float]) -> tuple[Scale, ...]:
     """Bring the strongest of `scales` to `scale`, the others in proportion: `1 + (s-1) * (s_i-1) / (s_max-1)`."""
-    most = strongest(scales) - 1
+    scale, most = check_scale(scale), strongest(scales) - 1
     return tuple(1 + (scale - 1) * ((value - 1) / most) for value in scales)
 
 

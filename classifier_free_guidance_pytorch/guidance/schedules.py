@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from classifier_free_guidance_pytorch.guidance.scales import Scale
 
 @dataclass(frozen=True)
 class Schedule:
-    """A guidance scale that changes while sampling; its subclasses are made by the functions of the same names."""
+    """A guidance scale that changes while sampling; made by the functions of this module."""
 
     def __call__(self, progress: Scale | None = None, *, sigma: Scale | None = None, next_sigma: Scale | None = None) -> Scale:
         """Return the scale at this step.
@@ -33,6 +33,9 @@ class Schedule:
             progress: From 0 (pure noise) to 1, a number or a tensor.
             sigma: The noise level of this step.
             next_sigma: The noise level of the next step.
+
+        Returns:
+            The scale, a number for numbers and a tensor for tensors.
 
         Raises:
             UsageError: What this schedule is a function of was not given.
@@ -45,6 +48,9 @@ class Schedule:
         Args:
             progress: The progress of every step, for schedules of progress.
             sigma: The noise level of every step, for schedules of sigma.
+
+        Returns:
+            The number of steps.
 
         Raises:
             UsageError: Neither was given.
@@ -67,7 +73,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same scale at every step."""
+    """The same scale at every step.
+
+    >>> constant(7.5)(0.3)
+    7.5
+    """
 
     scale: float
 
@@ -136,26 +146,40 @@ class Piecewise(Schedule):
 
 @dataclass(frozen=True)
 class Interval(Schedule):
-    """A scale inside an interval of sigma or progress, and exactly 1.0 outside."""
+    """A scale inside an interval of sigma or progress; outside it is exactly 1.0, and the null pass is skipped.
 
-    inside: float | Schedule
-    sigma: tuple[float, float] | None = None
-    progress: tuple[float, float] | None = None
+    Args:
+        scale: The scale inside, or a schedule for it.
+        sigma: `(lo, hi)`: guide for sigma in `(lo, hi]`.
+        progress: `(lo, hi)`: guide for progress in `[lo, hi)`; 1 belongs to an interval that ends at 1.
+
+    Raises:
+        ConfigError: Both or neither given, or the ends swapped.
+
+    Applying Guidance in a Limited Interval, arXiv 2404.07724.
+
+    >>> scale = interval(7.5, sigma=(0.28, 5.42))
+    >>> scale(sigma=6.), scale(sigma=5.42), scale(sigma=0.28)
+    (1.0, 7.5, 1.0)
+    """
+
+    scale: float | Schedule
+    sigma: tuple[float, float] | None = field(default=None, kw_only=True)
+    progress: tuple[float, float] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.inside, Schedule):
-            check_number('interval', 'scale', self.inside)
+        if not isinstance(self.scale, Schedule):
+            check_number('interval', 'scale', self.scale)
         if (self.sigma is None) == (self.progress is None):
             raise ConfigError('interval: give either sigma=(lo, hi) or progress=(lo, hi)')
-        name = 'progress' if self.sigma is None else 'sigma'
-        ends = self.progress if self.sigma is None else self.sigma
+        name, ends = ('progress', self.progress) if self.sigma is None else ('sigma', self.sigma)
         if not isinstance(ends, tuple) or len(ends) != 2:
             raise ConfigError(f'interval: {name} must be a pair (lo, hi), got {ends!r}')
         if not ends[0] < ends[1]:
             raise ConfigError(f'interval: {name}=({ends[0]}, {ends[1]}) is empty; its ends are (lo, hi) with lo < hi')
 
     def __call__(self, progress: Scale | None = None, *, sigma: Scale | None = None, next_sigma: Scale | None = None) -> Scale:
-        inside = self.inside(progress, sigma=sigma, next_sigma=next_sigma) if isinstance(self.inside, Schedule) else self.inside
+        inside = self.scale(progress, sigma=sigma, next_sigma=next_sigma) if isinstance(self.scale, Schedule) else self.scale
         if self.sigma is not None:
             at, (lo, hi) = self._given('sigma', sigma), self.sigma
             on = (lo < at) & (at <= hi)
@@ -170,7 +194,19 @@ class Interval(Schedule):
 
 @dataclass(frozen=True)
 class CFGPlusPlus(Schedule):
-    """The scale with which a first-order step of plain CFG is a step of CFG++."""
+    """The schedule that turns a first-order sampler with plain CFG into CFG++: `s = lam * sigma / (sigma - next_sigma)`.
+
+    `x0` is guided by `lam` and noise is added back along the null prediction. In variance preserving terms `sigma` is
+    `sqrt(1 - abar) / sqrt(abar)`.
+
+    Args:
+        lam: The guidance of CFG++, in [0, 1].
+
+    CFG++, arXiv 2406.08070.
+
+    >>> cfg_plus_plus(0.6)(sigma=3., next_sigma=1.)
+    0.8999999999999999
+    """
 
     lam: float
 
@@ -182,13 +218,7 @@ class CFGPlusPlus(Schedule):
         return self.lam * here / (here - there)
 
 
-def constant(scale: float) -> Constant:
-    """Make the schedule that is the same at every step.
-
-    >>> constant(7.5)(0.3)
-    7.5
-    """
-    return Constant(scale)
+constant, interval, cfg_plus_plus = Constant, Interval, CFGPlusPlus
 
 
 def linear(start: float, stop: float) -> Ramp:
@@ -238,46 +268,10 @@ def piecewise(*knots: tuple[float, float], hold: bool = False) -> Piecewise:
         knots: In order of progress. Before the first and after the last the scale stays theirs.
         hold: Keep each scale until the next knot, instead of joining the knots by lines.
 
+    Raises:
+        ConfigError: No knots, or knots out of order.
+
     >>> piecewise((0., 1.), (0.5, 7.))(0.25), piecewise((0., 1.), (0.5, 7.), hold=True)(0.25)
     (4.0, 1.0)
     """
     return Piecewise(knots, hold)
-
-
-def interval(
-    scale: float | Schedule, *, sigma: tuple[float, float] | None = None, progress: tuple[float, float] | None = None
-) -> Interval:
-    """Make a schedule that guides only in an interval; outside it is exactly 1.0, and the null pass is skipped.
-
-    Args:
-        scale: The scale inside, or a schedule for it.
-        sigma: `(lo, hi)`: guide for sigma in `(lo, hi]`.
-        progress: `(lo, hi)`: guide for progress in `[lo, hi)`; 1 belongs to an interval that ends at 1.
-
-    Raises:
-        ConfigError: Both or neither given, or the ends swapped.
-
-    Applying Guidance in a Limited Interval, arXiv 2404.07724.
-
-    >>> scale = interval(7.5, sigma=(0.28, 5.42))
-    >>> scale(sigma=6.), scale(sigma=5.42), scale(sigma=0.28)
-    (1.0, 7.5, 1.0)
-    """
-    return Interval(scale, sigma, progress)
-
-
-def cfg_plus_plus(lam: float) -> CFGPlusPlus:
-    """Make the schedule that turns a first-order sampler with plain CFG into CFG++.
-
-    `s = lam * sigma / (sigma - next_sigma)`: `x0` is guided by `lam` and noise is added back along the null prediction.
-    In variance preserving terms `sigma` is `sqrt(1 - abar) / sqrt(abar)`.
-
-    Args:
-        lam: The guidance of CFG++, in [0, 1].
-
-    CFG++, arXiv 2406.08070.
-
-    >>> cfg_plus_plus(0.6)(sigma=3., next_sigma=1.)
-    0.8999999999999999
-    """
-    return CFGPlusPlus(lam)

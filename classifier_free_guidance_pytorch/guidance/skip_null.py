@@ -13,7 +13,7 @@ from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_number
-from classifier_free_guidance_pytorch.guidance.combine import Wrapper
+from classifier_free_guidance_pytorch.guidance.combine import Combined, Rule, Wrapper
 from classifier_free_guidance_pytorch.guidance.reductions import dot, norm, ratio
 from classifier_free_guidance_pytorch.guidance.rule import BaseRule, Predictions, State, Step
 from classifier_free_guidance_pytorch.guidance.scales import Scale, guided_samples, per_sample, uniform_value
@@ -76,6 +76,11 @@ class SkipNull(Wrapper):
         return ('cond',) if isinstance(state, SkipState) and state.skips() else ('cond', 'null')
 
 
+def _skips_null(rule: Rule) -> bool:
+    """Return whether a rule, or one that it is made of, skips null passes."""
+    return isinstance(rule, SkipNull) or (isinstance(rule, Combined) and any(map(_skips_null, rule.parts)))
+
+
 @dataclass(frozen=True)
 class Adaptive(SkipNull):
     """Adaptive guidance: once `cosine(c, u)` of a sample reaches a threshold, its later steps return `cond`.
@@ -105,6 +110,11 @@ class Adaptive(SkipNull):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number('Adaptive', 'threshold', self.threshold, -1, 1)
+        if _skips_null(self.rule):
+            raise ConfigError(
+                f'Adaptive: {self.rule!r} skips null passes itself, so the cosine could not be measured; '
+                'wrap the other way round, as in ReuseDelta(Adaptive(rule))'
+            )
 
     def init_state(self, like: Tensor | None = None) -> State | None:
         flags = None if like is None else torch.zeros(per_sample(like), dtype=torch.bool, device=like.device)

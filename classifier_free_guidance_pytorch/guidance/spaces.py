@@ -59,13 +59,16 @@ def from_x0(x0: Tensor, space: str, x: Tensor, sigma: Scale, alpha: Scale | None
 
     Args:
         x0: The clean sample, `(b, ...)`.
-        space: `'eps'`, `'v'`, `'flow'` or `'x0'`.
+        space: As in `to_x0`, like `x` and `alpha`.
         x: The noisy sample, same shape.
         sigma: Its noise level, not 0 (there the prediction is not determined).
         alpha: The factor of the clean sample in `x`.
 
     Returns:
         The prediction, in the shape of `x0`; half precision becomes float32.
+
+    Raises:
+        ShapeError, ConfigError: As for `to_x0`.
 
     >>> import torch
     >>> from_x0(torch.tensor([[1.]]), 'eps', x=torch.tensor([[5.]]), sigma=2.)
@@ -80,16 +83,16 @@ def _line(owner: str, space: str, like: Tensor, x: Tensor, sigma: Scale, alpha: 
     check_space(owner, space)
     if x.shape != like.shape:
         raise ShapeError(f'{owner}: x has shape {tuple(x.shape)}, but the prediction has shape {tuple(like.shape)}')
-    wide = widened(like)
-    s = aligned(sigma, wide, 'sigma')
+    s = aligned(sigma, like, 'sigma', wide=True)
+    given = None if alpha is None else aligned(alpha, like, 'alpha', wide=True)
     if space == 'v':
-        c = (1 - s * s) ** 0.5 if alpha is None else aligned(alpha, wide, 'alpha')
+        c = (1 - s * s) ** 0.5 if given is None else given
         if isinstance(c, complex):
             raise ConfigError(f"{owner}: sigma is {sigma}, but without alpha= the space 'v' is variance preserving: sigma <= 1")
         total = c * c + s * s
         return c / total, -s / total
     if space == 'flow':
-        total = s + (1 - s if alpha is None else aligned(alpha, wide, 'alpha'))
+        total = s + (1 - s if given is None else given)
         return 1 / total, -s / total
-    c = 1.0 if alpha is None else aligned(alpha, wide, 'alpha')
+    c = 1.0 if given is None else given
     return 1 / c, -s / c

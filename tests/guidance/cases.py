@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch import guidance
-from classifier_free_guidance_pytorch.guidance.combine import Rule, Wrapper
+from classifier_free_guidance_pytorch.guidance.combine import Combined, Rule, Wrapper
 from classifier_free_guidance_pytorch.guidance.skip_null import SkipNull
 
-ABSTRACT = {Rule, Wrapper, SkipNull}
+ABSTRACT = {Rule, Combined, Wrapper, SkipNull}
 
 CASES: dict[str, Rule] = {
     'CFG': guidance.CFG(),
@@ -66,6 +66,39 @@ AFFINE = {
     'CFG', 'FDG', 'FDG of three levels', 'Compose', 'Chain', 'PerpNeg', 'Weak', 'Sum', 'Sum of one kind', 'OnChannels',
 }  # fmt: skip
 """The rules that give the same answer whatever the model predicts."""
+
+HALF, SINGLE = 0.75, 4.0
+"""The error allowed, in steps (eps) of the precision: half precision is rounded once, float32 also inside a rule."""
+
+ROUNDING: dict[str, tuple[float, float, str]] = {
+    'APG rms, last dim': (HALF, 5, 'lengths of few values are small divisors'),
+    'CFGZeroStar': (HALF, 8, 'the best length is a ratio that a nearly orthogonal pair makes small'),
+    'CFGZeroStar zero init': (HALF, 8, 'as CFGZeroStar'),
+    'TCFG': (HALF, 20, '|c|^2 - |u|^2 cancels where the predictions are as long as each other'),
+    'PerpNeg': (HALF, 20, 'the part of a negative along the positive cancels, and is divided by a short positive'),
+    'Compose': (11, 14, 'each weighted difference is rounded, and they cancel'),
+    'Chain': (1.5, SINGLE, 'each weighted step is rounded'),
+    'Logits': (11, 12, 'log_softmax is rounded before it is multiplied by the scale'),
+    'Discrete': (4, SINGLE, 'as Logits, in small numbers'),
+    'Sum': (1.5, SINGLE, 'each rule of a sum is rounded'),
+    'Sum of one kind': (1.5, SINGLE, 'as Sum'),
+    'Sum with memory': (4, 12, 'as Sum, of three rules'),
+    'Then rescale': (1, SINGLE, 'rounded before and after the post-step'),
+    'Then renorm': (1, SINGLE, 'as Then rescale'),
+    'Then set length': (1, SINGLE, 'as Then rescale'),
+    'Then, chained': (1.2, SINGLE, 'as Then rescale, three times'),
+    'InX0': (HALF, 27, 'the way back from x0 divides by the noise level, which is small'),
+    'Adaptive with memory': (1.2, 6, 'as Then rescale'),
+    'Everything': (HALF, 40, 'as InX0, of a sum'),
+}
+"""The rules that round more than once, or that cancel or divide: the error in half precision, in float32, and why."""
+
+
+def rounding(name: str, dtype: torch.dtype) -> float:
+    """The error that a rule may make in a precision, absolute and relative."""
+    half, single, _ = ROUNDING.get(name, (HALF, SINGLE, ''))
+    return (single if dtype == torch.float32 else half) * torch.finfo(dtype).eps
+
 
 RANKS = {2: (3, 7), 3: (3, 4, 6), 4: (3, 4, 6, 5), 5: (3, 2, 3, 5, 4)}
 

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from classifier_free_guidance_pytorch import guidance
 from classifier_free_guidance_pytorch.errors import UsageError
@@ -146,3 +147,79 @@ def test_savers_keep_working_inside_other_rules(name):
 def test_nag_needs_one_pass_of_the_model():
     assert guidance.NAG().inside_attention
     assert not any(rule.inside_attention for name, rule in CASES.items() if name != 'NAG')
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often a value is read from a tensor, which on an accelerator waits for it."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.equal)
+        return func(*args, **(kwargs or {}))
+
+
+def test_reads_are_counted():
+    with Reads() as reads:
+        assert bool(torch.ones(3).all())
+        assert torch.ones(1).item() == 1
+    assert reads.count == 2
+
+
+NULL_SKIPPING = {'Adaptive', 'Adaptive with memory', 'ReuseDelta'}
+
+
+@pytest.mark.parametrize('name', list(CASES))
+def test_one_flag_is_read_per_step(name):
+    """By the rules that skip null passes, however often they are asked; the others read nothing."""
+    rule, state, counts = CASES[name], CASES[name].init_state(), []
+    for seed in range(6):
+        batch = inputs(rule, (3, 4, 6, 5), seed)
+        with Reads() as reads:
+            needed = rule.branches(3.5, state, 0.5)
+            asked = reads.count
+            given = guidance.Predictions(**{branch: batch.kwargs[branch] for branch in needed})
+            rule.guide(given, 3.5, guidance.Step(state, batch.kwargs['x'], batch.kwargs['sigma']))
+            assert reads.count == asked, 'guide reads nothing'
+        counts.append(reads.count)
+    assert max(counts) == (name in NULL_SKIPPING)
+
+
+@pytest.mark.parametrize('name', sorted(NULL_SKIPPING))
+def test_a_loop_by_hand_reads_one_flag_as_well(name):
+    inner = CASES[name]
+    for rule in (inner, inner.then(guidance.rescale_to_cond(0.5)), inner.in_x0('flow'), inner.on_channels(0, None)):
+        state, batches = rule.init_state(), [inputs(rule, (3, 4, 6, 5), seed) for seed in range(6)]
+        for batch in batches:
+            with Reads() as reads:
+                needed = rule.branches(3.5, state, 0.5)
+                call(rule, batch.only(needed), 3.5, state)
+                rule.branches(3.5, state, 0.5)  # of the next step
+            assert reads.count <= 2
+        with Reads() as reads:
+            for batch in batches:
+                call(rule, batch.only(rule.branches(3.5, state, 0.5)), 3.5, state)
+        assert reads.count <= len(batches)
+
+
+def test_savers_in_each_other():
+    """Reuse around adaptive guidance does both, and counts every null pass that was not made; the other way is refused."""
+    rule = guidance.ReuseDelta(guidance.Adaptive(guidance.CFG(), threshold=0.9), every=2)
+    model, state = Model(rule), rule.init_state()
+    model.batches[4].kwargs['null'] = model.batches[4].kwargs['cond'].clone()  # all converge, at a step that measures
+    guided = model.sample(state=state)
+    assert model.passes == Counter(cond=8, null=3)
+    assert state.saved == 5
+    for step, batch in enumerate(model.batches):
+        measured = model.batches[step - step % 2].kwargs
+        cond = batch.kwargs['cond']
+        expected = cond if step > 4 else guidance.cfg(cond, cond + measured['null'] - measured['cond'], 3.5)
+        torch.testing.assert_close(guided[step], expected)
+
+
+def test_saved_passes_are_those_that_the_scale_asked_for():
+    for rule in (guidance.Adaptive(guidance.CFG(), threshold=-1), guidance.ReuseDelta(guidance.CFG(), every=9)):
+        state, model = rule.init_state(), Model(rule)
+        model.sample(lambda progress: 1.0 if progress > 0.5 else 3.5, state=state)
+        assert model.passes == Counter(cond=8, null=1)
+        assert state.saved == 4, 'three steps at scale 1 had no null pass to save'

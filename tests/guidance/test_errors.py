@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 
@@ -79,6 +83,78 @@ def test_scales_must_be_finite(scale):
         guidance.CFG()(C, U, scale)
 
 
+HUGE = 10**5000
+NO_SCALES = {
+    'True': (True, 'must be a finite number or a tensor, got True'),
+    'a bool tensor': (torch.ones(4, dtype=torch.bool), r'must hold real numbers, got a tensor of torch.bool; .*\.float\(\)'),
+    'a complex tensor': (torch.ones(4, dtype=torch.complex64), 'must hold real numbers, got a tensor of torch.complex64'),
+    'a string': ('7.5', "must be a finite number or a tensor, got '7.5'"),
+    'None': (None, 'must be a finite number or a tensor, got None'),
+    'a list': ([7.5], r'must be a finite number or a tensor, got \[7.5\]'),
+    'nan': (float('nan'), 'must be a finite number or a tensor, got nan'),
+    '10**400': (10**400, 'must be a finite number or a tensor, got an integer too large for a float'),
+    '10**5000': (HUGE, 'must be a finite number or a tensor, got an integer too large for a float'),
+    'a fraction': (Fraction(10**400, 3), 'must be a finite number or a tensor, got Fraction'),
+    'a schedule': (guidance.linear(1.0, 7.5), r'is the schedule .*; call it first, as in .*\(progress\)'),
+}
+TAKE_SCALES = {
+    'scale': [lambda s, f=f: f(C, U, s) for f in (guidance.cfg, guidance.apg, guidance.cfg_zero_star, guidance.tcfg)]
+    + [lambda s, f=f: f(C, U, s) for f in (guidance.raag, guidance.logits, guidance.discrete, guidance.nag)]
+    + [lambda s: guidance.perp_neg(C, U, (C,), s), lambda s: guidance.CFG().branches(s)]
+    + [lambda s, rule=rule: rule(C, U, s, weak=C, conds=(C,), negatives=(C,), state=rule.init_state()) for rule in (
+        guidance.CFG(), guidance.FDG(), guidance.Chain(), guidance.Compose(), guidance.Weak(), guidance.NAG(),
+        guidance.Logits(), guidance.CFG() + guidance.Weak(), guidance.Adaptive(guidance.CFG()),
+    )],
+    'weight': [lambda s: guidance.weak(C, U, s)],
+    'perp_neg: weights[1]': [lambda s: guidance.perp_neg(C, U, (C, C), 2.0, (1.0, s))],
+    'compose: weights[1]': [lambda s: guidance.compose((C, C), U, (1.0, s))],
+    'chain: scales[0]': [lambda s: guidance.chain((U, C, C), (s, 1.0))],
+    'chain: scales[1]': [lambda s: guidance.chain((U, C, C), (1.0, s))],
+    'fdg: scales[0]': [lambda s: guidance.fdg(C, U, (s, 1.0))],
+    'fdg: scales[1]': [lambda s: guidance.fdg(C, U, (1.0, s))],
+    'sigma': [lambda s: guidance.to_x0(C, 'eps', C, s), lambda s: guidance.APG().in_x0('v')(C, U, 2.0, x=C, sigma=s)],
+    'alpha': [lambda s: guidance.from_x0(C, 'flow', C, 0.5, s)],
+    'convert_scale: value': [lambda s: guidance.convert_scale(s, from_='extra')],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', list(NO_SCALES))
+@pytest.mark.parametrize('name', list(TAKE_SCALES))
+def test_what_is_no_scale_is_refused_wherever_one_is_taken(name, kind):
+    value, sentence = NO_SCALES[kind]
+    if value is None and name in ('sigma', 'alpha'):
+        return  # the same as not given
+    for take in TAKE_SCALES[name]:
+        with pytest.raises(ConfigError, match=f'{re.escape(name)} {sentence}'):
+            take(value)
+
+
+def test_numbers_of_other_libraries_are_scales():
+    for number in (np.float32(2.5), np.float64(2.5), Fraction(5, 2)):
+        assert torch.equal(guidance.CFG()(C, U, number), guidance.CFG()(C, U, 2.5))
+        assert torch.equal(guidance.FDG()(C, U, number), guidance.FDG()(C, U, 2.5))
+    for number in (2, np.int64(2)):
+        assert torch.equal(guidance.APG()(C, U, number), guidance.APG()(C, U, 2.0))
+    assert guidance.CFG().branches(np.float32(1)) == ('cond',)
+
+
+def test_one_tensor_is_no_sequence_of_predictions():
+    with pytest.raises(ConfigError, match=r'conds must be a sequence of predictions, .*write conds=\(prediction,\)'):
+        guidance.Compose()(C, U, 2.0, conds=C)
+    with pytest.raises(ConfigError, match='negatives must be a sequence'):
+        guidance.PerpNeg()(C, U, 2.0, negatives=C)
+
+
+def test_rules_that_measure_samples_say_so_around_rules_that_do_not():
+    adaptive, rescaled = guidance.Adaptive(guidance.CFG()), guidance.CFG().then(guidance.rescale_to_cond(0.5))
+    with pytest.raises(ShapeError, match=r'Adaptive: cond must be batch first with at least one more dimension'):
+        adaptive(C[:, 0, 0, 0], U[:, 0, 0, 0], 2.0, state=adaptive.init_state())
+    with pytest.raises(ConfigError, match=r'Adaptive: cond must be a floating point tensor, got torch.complex64'):
+        adaptive(torch.complex(C, U), torch.complex(U, C), 2.0, state=adaptive.init_state())
+    with pytest.raises(ShapeError, match=r'rescale: guided must be batch first with'):
+        rescaled(C[:, 0, 0, 0], U[:, 0, 0, 0], 2.0)
+
+
 def test_a_schedule_is_not_a_scale():
     with pytest.raises(ConfigError, match=r'scale is the schedule .*; call it first, as in .*\(progress\)'):
         guidance.CFG()(C, U, guidance.linear(1.0, 7.5))
@@ -126,6 +202,8 @@ def test_an_adaptive_state_of_another_batch():
     rule(C, U, 3.0, state=state)
     with pytest.raises(ShapeError, match=r'state holds flags of shape \(4, 1, 1, 1\), but .* \(2, 3, 8, 8\)'):
         rule(C[:2], U[:2], 3.0, state=state)
+    with pytest.raises(ShapeError, match=r'state holds flags of shape \(4, 1, 1, 1\), but .* \(4, 3\)'):
+        rule(C[..., 0, 0], U[..., 0, 0], 3.0, state=state)
 
 
 MISTAKES = {
@@ -162,12 +240,20 @@ MISTAKES = {
     'Rescale: phi must be a number in [0, 1], got 7': lambda: guidance.rescale_to_cond(7),
     'Renorm: lo must be a number in [0, 1], got -1': lambda: guidance.renorm_to_cond(lo=-1),
     'Renorm: hi must be a number of at least 1, got 0.5': lambda: guidance.renorm_to_cond(hi=0.5),
-    'Sum: expected rules, got 3': lambda: guidance.Sum((guidance.CFG(), 3)),
+    'Sum: expected a rule, got 3': lambda: guidance.Sum((guidance.CFG(), 3)),
     'Sum: expected at least two rules, got 1': lambda: guidance.Sum((guidance.CFG(),)),
     'Sum: NAG(tau=2.5, alpha=0.25) guides inside attention': lambda: guidance.CFG() + guidance.NAG(),
     'Then: NAG(tau=2.5, alpha=0.25) guides inside attention': lambda: guidance.NAG().then(guidance.rescale_to_cond()),
     'then: expected a post-step, a callable of (guided, cond), got 0.7': lambda: guidance.CFG().then(0.7),
     'Adaptive: Weak(weight=1.0) cannot do without its null pass': lambda: guidance.Adaptive(guidance.Weak()),
+    'skips null passes itself, so the cosine could not be measured; wrap the other way': lambda: guidance.Adaptive(
+        guidance.ReuseDelta(guidance.CFG()).then(guidance.rescale_to_cond())
+    ),
+    'APG: eta must be a finite number, got an integer too large for a float': lambda: guidance.APG(eta=10**400),
+    'RAAG: alpha must be a number of at least 0, got an integer too large for a float': lambda: guidance.RAAG(HUGE),
+    'Chain: scales[1] must be a finite number, got an integer too large for a float': lambda: guidance.Chain((2.0, HUGE)),
+    'linear: stop must be a finite number, got an integer too large for a float': lambda: guidance.linear(1, -HUGE),
+    'fdg: scales must hold at least one number, finest level first, got 3.0': lambda: guidance.fdg(C, U, 3.0),
     'Adaptive: expected a rule, got 0.9': lambda: guidance.Adaptive(0.9),
     'Adaptive: threshold must be a number in [-1, 1], got 99': lambda: guidance.Adaptive(guidance.CFG(), 99),
     'ReuseDelta: every must be a whole number of steps, at least 1, got 0': lambda: guidance.ReuseDelta(guidance.CFG(), 0),

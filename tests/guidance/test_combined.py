@@ -1,0 +1,160 @@
+"""Rules in rules, rules of several scales, and predictions of one value per sample or of complex numbers: written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from classifier_free_guidance_pytorch import guidance
+from tests.guidance.cases import CASES, call, inputs
+
+SHAPE = (3, 4, 6, 5)
+
+
+def random(count, shape=SHAPE, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=dtype) for _ in range(count)]
+
+
+# Rules with scales of their own
+
+
+def proportions(scale, scales):
+    """The strongest of `scales` becomes `scale`, and the others keep their ratio to it, all measured from 1."""
+    strongest = max(scales, key=lambda value: abs(value - 1))
+    return [1 + (scale - 1) / (strongest - 1) * (value - 1) for value in scales]
+
+
+@pytest.mark.parametrize('scale', [7.5, 1.5, 0.5, 0.0, -1.0])
+@pytest.mark.parametrize('scales', [(1.5, 7.5), (8.0, 3.0), (-2.0, 3.0), (0.2, 1.0)])
+def test_scales_in_proportion_at_every_scale(scale, scales):
+    cond, null, middle = random(3)
+    first, second = proportions(scale, scales)
+    for given in (scale, torch.full((3,), scale, dtype=torch.float64)):
+        guided = guidance.Chain(scales)(cond, null, given, conds=(middle,))
+        torch.testing.assert_close(guided, null + first * (middle - null) + second * (cond - middle))
+        torch.testing.assert_close(guidance.FDG(scales)(cond, null, given), guidance.fdg(cond, null, (first, second)))
+
+
+def test_scales_in_proportion_per_sample():
+    cond, null, middle = random(3)
+    each = torch.tensor([0.5, -1.0, 7.5])
+    for rule in (guidance.Chain((1.5, 7.5)), guidance.FDG((8.0, 3.0))):
+        given = {'conds': (middle,)} if isinstance(rule, guidance.Chain) else {}
+        together = rule(cond, null, each, **given)
+        for i, scale in enumerate(each.tolist()):
+            torch.testing.assert_close(together[i], rule(cond, null, scale, **given)[i])
+
+
+CFG, WEAK, FDG, CHAIN = guidance.CFG(), guidance.Weak(2.0), guidance.FDG((10.0, 5.0)), guidance.Chain((1.5, 7.5))
+DEFAULTS = [
+    (FDG, 10.0), (CHAIN, 7.5), (guidance.FDG((-7.0, 5.0)), -7.0), (guidance.Chain((0.0, 1.5)), 0.0),
+    (guidance.Compose(3.0), 1.0), (guidance.PerpNeg(), 1.0), (WEAK, 1.0),
+    (CFG, None), (guidance.APG(), None), (guidance.CFGZeroStar(), None), (guidance.TCFG(), None), (guidance.RAAG(), None),
+    (guidance.NAG(), None), (guidance.Logits(), None), (guidance.Discrete(), None),
+    (CFG + WEAK, 1.0), (CFG + guidance.APG(), None), (WEAK + FDG, 10.0), (CHAIN + FDG, 7.5), (CFG + CHAIN + WEAK, 7.5),
+    (FDG.then(guidance.rescale_to_cond()), 10.0), (WEAK.in_x0('v'), 1.0), (CFG.in_x0('v').on_channels(0), None),
+    (guidance.Adaptive(FDG), 10.0), (guidance.ReuseDelta(CFG), None), ((CFG + WEAK).then(guidance.renorm_to_cond(0.8)), 1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(('rule', 'scale'), DEFAULTS, ids=lambda value: repr(value))
+def test_the_scale_of_a_call_that_gives_none(rule, scale):
+    assert rule.default_scale == scale
+    assert scale is None or isinstance(rule.default_scale, float)
+
+
+@pytest.mark.parametrize('name', list(CASES))
+def test_a_rule_without_default_scale_makes_no_null_pass_at_scale_one(name):
+    rule = CASES[name]
+    if rule.default_scale is None:
+        assert rule.branches(1.0, rule.init_state(), 0.5) == ('cond',)
+    else:
+        assert len(rule.branches(rule.default_scale, rule.init_state(), 0.5)) > 1
+
+
+def test_at_their_default_scale_rules_guide_at_exactly_their_scales():
+    cond, null, middle = random(3)
+    torch.testing.assert_close(FDG(cond, null, FDG.default_scale), guidance.fdg(cond, null, (10.0, 5.0)))
+    chained = CHAIN(cond, null, CHAIN.default_scale, conds=(middle,))
+    torch.testing.assert_close(chained, guidance.chain((null, middle, cond), (1.5, 7.5)))
+
+
+# Spaces and channels in each other
+
+
+def to_x0(prediction, x, sigma):
+    return (1 - sigma**2) ** 0.5 * x - sigma * prediction  # of a velocity: alpha * x - sigma * v
+
+
+def from_x0(x0, x, sigma):
+    return ((1 - sigma**2) ** 0.5 * x - x0) / sigma
+
+
+@pytest.mark.parametrize('order', ['channels in x0', 'x0 of channels'])
+@pytest.mark.parametrize('start_stop', [(0, 2), (1, 3), (2, None), (-1, None)])
+def test_channels_and_spaces_in_each_other(order, start_stop):
+    """Both orders guide the clean samples of these channels alone, and leave the others to cond."""
+    cond, null, x = random(3)
+    sigma = torch.tensor([0.2, 0.5, 0.9], dtype=torch.float64)
+    level = sigma.view(3, 1, 1, 1)
+    start, stop = start_stop
+    rule, channels = guidance.APG(eta=0.2, norm=2.0), slice(start, stop)
+    rule = rule.on_channels(start, stop).in_x0('v') if order == 'channels in x0' else rule.in_x0('v').on_channels(start, stop)
+
+    part = [to_x0(tensor[:, channels], x[:, channels], level) for tensor in (cond, null)]
+    expected = cond.clone()
+    expected[:, channels] = from_x0(guidance.apg(*part, 3.0, 0.2, 2.0), x[:, channels], level)
+    torch.testing.assert_close(rule(cond, null, 3.0, x=x, sigma=sigma), expected)
+    assert torch.equal(rule(cond, null, 1.0, x=x, sigma=sigma), cond)
+
+
+def test_the_sample_of_a_model_that_also_predicts_its_variance():
+    """Such a model predicts twice the channels of its noisy sample, which is then as wide as the guided channels."""
+    cond, null = random(2)
+    (x,) = random(1, (3, 2, 6, 5))
+    guided = guidance.APG().in_x0('v').on_channels(0, 2)(cond, null, 3.0, x=x, sigma=0.6)
+    clean = guidance.apg(to_x0(cond[:, :2], x, 0.6), to_x0(null[:, :2], x, 0.6), 3.0)
+    torch.testing.assert_close(guided, torch.cat((from_x0(clean, x, 0.6), cond[:, 2:]), 1))
+
+
+# One value per sample, and complex numbers
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.complex64, torch.complex128], ids=str)
+@pytest.mark.parametrize('shape', [(3,), (3, 5)], ids=str)
+@pytest.mark.parametrize('scale', [3.5, torch.tensor([1.0, 3.5, 0.0])], ids=['number', 'per sample'])
+def test_lines_through_predictions_of_any_kind(dtype, shape, scale):
+    c, u, k, m = random(4, shape, dtype)
+    s = scale.view(3, *[1] * (len(shape) - 1)) if isinstance(scale, torch.Tensor) else scale
+    found = {
+        'cfg': (guidance.cfg(c, u, scale), u + s * (c - u)),
+        'CFG': (guidance.CFG()(c, u, scale), u + s * (c - u)),
+        'weak': (guidance.weak(c, k, scale), c + s * (c - k)),
+        'Weak': (guidance.Weak(1.5)(c, scale=scale, weak=k), c + 1.5 * (c - k)),
+        'compose': (guidance.compose((c, m), u, (2.0, scale)), u + 2 * (c - u) + s * (m - u)),
+        'Compose': (guidance.Compose((2.0, -1.0))(c, u, scale, conds=(m,)), u + s * (2 * (c - u) - (m - u))),
+        'chain': (guidance.chain((u, m, c), (scale, 1.5)), u + s * (m - u) + 1.5 * (c - m)),
+        'Chain': (guidance.Chain((1.5, 1.5))(c, u, scale, conds=(m,)), u + s * (c - u)),
+        'Sum': ((guidance.CFG() + guidance.Weak(1.5))(c, u, scale, weak=k), u + s * (c - u) + 1.5 * (c - k)),
+        'InX0': (guidance.CFG().in_x0('flow')(c, u, scale, x=k, sigma=torch.tensor([0.1, 0.5, 0.9])), u + s * (c - u)),
+    }
+    for name, (ours, expected) in found.items():
+        assert ours.dtype == dtype, name
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f'{name}: {text}')
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.complex64], ids=str)
+def test_reused_deltas_of_any_kind(dtype):
+    rule = guidance.ReuseDelta(guidance.CFG(), every=2)
+    state = rule.init_state()
+    (c, u, later, _), scale = random(4, (3,), dtype), torch.tensor([1.0, 3.5, 0.0])
+    rule(c, u, 3.5, state=state)
+    torch.testing.assert_close(rule(later, scale=scale, state=state), later + (scale - 1) * (c - u))
+
+
+def test_a_complex_prediction_is_guided_as_its_two_parts():
+    batch = inputs(guidance.CFG(), (3, 2, 5, 2))
+    whole = batch.map(lambda tensor: torch.view_as_complex(tensor) if tensor.ndim > 1 else tensor)
+    guided = call(guidance.CFG(), whole, 3.5)
+    torch.testing.assert_close(torch.view_as_real(guided), call(guidance.CFG(), batch, 3.5))
