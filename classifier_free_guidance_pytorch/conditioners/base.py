@@ -97,9 +97,9 @@ class Conditioner(nn.Module, ABC):
         """Return what 0.7.1's method of this name returned: pooled features for FiLM, projected tokens for attention."""
 
     @property
-    @abstractmethod
     def weight(self) -> Tensor:
-        """A weight that text features meet first: its device and dtype are theirs."""
+        """The first weight of the conditioner: text features take its device and dtype."""
+        return next(self.parameters())
 
     def bind(self, branch: BranchCondition, repeat_batch: int | Sequence[int] = 1) -> CondFns:
         """Return one callable per hidden dimension; identities for a conditioner without layers."""

@@ -59,11 +59,6 @@ class PooledConditioner(TextReader[Pooled]):
         if null == 'learned':
             self.null_text_embed = nn.Parameter(torch.randn(dim))
 
-    @property
-    def weight(self) -> Tensor:
-        weight: Tensor = self.text_embed_stem_mlp[0].weight  # type: ignore[assignment]
-        return weight
-
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Return the pooled features of all encoders side by side, `(b, sum of dim_pooled)`; frozen, safe to store."""
         return self.read_encodings(self.encode_texts(texts)).feature

@@ -57,11 +57,6 @@ class TokenConditioner(TextReader[Tokens]):
         self.text_embed_pad_value = text_embed_pad_value
         self.to_latent_dims = nn.ModuleList(nn.Linear(dim, self.dim_latent) for dim in source.dims_latent)
 
-    @property
-    def weight(self) -> Tensor:
-        weight: Tensor = self.to_latent_dims[0].weight  # type: ignore[assignment]
-        return weight
-
     def embed_texts(self, texts: Sequence[str]) -> TextCondReturn:
         """Return the projected tokens and their mask, as 0.7.1's method did (there without the mask).
 

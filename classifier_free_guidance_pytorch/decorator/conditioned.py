@@ -10,11 +10,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.conditioners import BranchCondition, Conditioner, NullConditioner, PreparedCondition
-from classifier_free_guidance_pytorch.conditioners.dropout import check_drop_prob, drops_all, drops_nothing
+from classifier_free_guidance_pytorch.conditioners.dropout import DropProb, check_drop_prob, drops_all, drops_nothing
+from classifier_free_guidance_pytorch.conditioners.prepared import CondFns
 from classifier_free_guidance_pytorch.conditioners.text_source import Texts
 from classifier_free_guidance_pytorch.decorator.batched import JoinedBatch, rows_to_guide, warn_once, why_not_joined
 from classifier_free_guidance_pytorch.decorator.call import Call, Pass
-from classifier_free_guidance_pytorch.decorator.drop_prob import per_condition, weak_pass
+from classifier_free_guidance_pytorch.decorator.drop_prob import weak_pass
+from classifier_free_guidance_pytorch.decorator.keywords import per_condition
 from classifier_free_guidance_pytorch.decorator.signature import RAW_TEXT_COND, ForwardSignature, KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.rows import map_rows
@@ -68,8 +70,8 @@ class Conditioned:
             inside = conditioner.extrapolated(branches['cond'][0], branches['null'][0], combine)
             return [self._pass('cond', conditioner, inside, call)]
         order = [(name, condition) for name in wanted if name != 'weak' for condition in branches[name]]
-        bound = [self._keywords(conditioner, condition, call, call.batch) for _, condition in order]
-        passes = [Pass(name, own, condition) for (name, condition), own in zip(order, bound, strict=True)]
+        bound = [conditioner.bind(condition, text.repeat_batch) for _, condition in order]
+        passes = [Pass(name, self._keywords(fns, call), condition) for (name, condition), fns in zip(order, bound, strict=True)]
         if 'weak' in wanted:
             passes.append(self._weak_pass(conditioner, branches['cond'][0], call))
         return passes
@@ -85,14 +87,16 @@ class Conditioned:
             )
         own = [one for one in passes if one.branch != 'weak']  # a weak pass runs a different model, so it runs by itself
         conditioner = self.conditioner(call.module)
-        texts = max(one.condition.rows for one in own if one.condition is not None)
-        conditions = [one.condition.expand(max(texts, call.batch)) for one in own if one.condition is not None]
+        conditions = [one.condition for one in own if one.condition is not None]
+        most = max(call.batch, *(condition.rows for condition in conditions))
+        conditions = [one.expand(most) if one.rows in (1, most) else one.repeat(_times(call)) for one in conditions]
         rows: list[Tensor | None] = [None] * len(own)
         guided = rows_to_guide(call, [one.branch for one in passes])
         if guided is not None and conditions[1].rows in (1, call.batch):
             rows[1] = guided = guided.to(conditioner.device)
             conditions[1] = conditions[1].index(guided)
-        keywords = self._keywords(conditioner, reduce(BranchCondition.joined, conditions), call, None)
+        cond_fns = conditioner.bind(reduce(BranchCondition.joined, conditions), call.text.repeat_batch)
+        keywords = self._keywords(cond_fns, call, joined=True)
         outputs = JoinedBatch(call.batch, rows).run(call, keywords, self.signature.positional)
         return outputs + [call.run(one) for one in passes[len(own) :]]
 
@@ -111,18 +115,19 @@ class Conditioned:
         return conditioner
 
     def _pass(self, branch: str, conditioner: Conditioner, condition: BranchCondition, call: Call) -> Pass:
-        return Pass(branch, self._keywords(conditioner, condition, call, call.batch), condition)
+        return Pass(branch, self._keywords(conditioner.bind(condition, call.text.repeat_batch), call), condition)
 
-    def _keywords(self, conditioner: Conditioner, condition: BranchCondition, call: Call, batch: int | None) -> dict[str, Any]:
+    def _keywords(self, cond_fns: CondFns, call: Call, joined: bool = False) -> dict[str, Any]:
         """Return what the function is handed: whichever of the two its signature names."""
         keywords: dict[str, Any] = {}
         if self.names.cond_fns in self.signature.injected:
-            keywords[self.names.cond_fns] = conditioner.bind(condition, call.text.repeat_batch)
+            keywords[self.names.cond_fns] = cond_fns
         if RAW_TEXT_COND in self.signature.injected:
-            raw = condition.text_cond
-            if batch is not None and condition.rows == 1:
+            raw, batch, times = cond_fns.text_cond, call.batch, _times(call)
+            rows = 1 if raw.embed is None else raw.embed.shape[0]
+            if batch is not None and not joined and rows == 1:
                 raw = map_rows(raw, lambda t: t.expand(batch, *t.shape[1:]))
-            elif batch is not None and condition.rows * (times := _times(call)) == batch != condition.rows:
+            elif batch is not None and not joined and rows * times == batch != rows:
                 raw = map_rows(raw, lambda t: t.repeat_interleave(times, dim=0))
             keywords[RAW_TEXT_COND] = raw
         return keywords
@@ -137,7 +142,7 @@ class Conditioned:
         own = {**text.as_keywords(self.names)}
         if self.names.texts in own:
             own[self.names.texts] = per_condition(text.texts)[0]
-        return weak_pass(call, self._keywords(conditioner, condition, call, call.batch), own)
+        return weak_pass(call, self._pass('weak', conditioner, condition, call).keywords, own)
 
     def _checked(self, conditioner: Conditioner, call: Call) -> tuple[list[Texts | None], list[Texts | None]]:
         """Return the texts and the negative texts, one batch per condition, checked before any encoder runs.
@@ -151,18 +156,18 @@ class Conditioned:
             conditioner.check_repeat(text.repeat_batch)
         if text.cond_drop_prob is not None and not isinstance(conditioner, NullConditioner):
             check_drop_prob(text.cond_drop_prob, len(conditioner.source.encoders), names.cond_drop_prob, batch)
-        known: list[list[Texts | None]] = []
-        for name, given in ((names.texts, text.texts), (names.negative_texts, text.negative_texts)):
-            negative = name == names.negative_texts
-            batches = [None] if given is None else per_condition(given)
-            known.append([None if one is None else conditioner.source.texts(one, name, negative) for one in batches])
-            for one in known[-1]:
-                if one is not None:
+        known: list[list[Texts | None]] = [[None], [None]]
+        for side, given in enumerate((text.texts, text.negative_texts)):
+            if given is not None:
+                name = names.negative_texts if side else names.texts
+                batches = [conditioner.source.texts(one, name, allow_none=bool(side)) for one in per_condition(given)]
+                for one in batches:
                     _check_count(len(one), name, call)
+                known[side] = [*batches]
         return known[0], known[1]
 
     def _branch(
-        self, conditioner: Conditioner, texts: Texts | None, embeds: Any, call: Call, drop_prob: Any = 0.0
+        self, conditioner: Conditioner, texts: Texts | None, embeds: Any, call: Call, drop_prob: DropProb | None = None
     ) -> BranchCondition:
         """Return the conditions of texts or embeddings."""
         branch = conditioner.branch(texts, embeds, drop_prob, call.batch, _times(call))
@@ -183,12 +188,11 @@ class Conditioned:
         if call.rule.inside_attention:
             conditioner.check_attention()
         _check_conditions(len(texts), call)
-        drop_prob = 0.0 if text.cond_drop_prob is None else text.cond_drop_prob
-        branches: Branches = {'conds': []}
+        branches: Branches = {}
         if 'conds' in wanted:
-            branches['conds'] = [self._branch(conditioner, one, None, call, drop_prob) for one in texts[1:]]
+            branches['conds'] = [self._branch(conditioner, one, None, call, text.cond_drop_prob) for one in texts[1:]]
         if 'cond' in wanted or 'weak' in wanted:
-            branches['cond'] = [self._branch(conditioner, texts[0], text.text_embeds, call, drop_prob)]
+            branches['cond'] = [self._branch(conditioner, texts[0], text.text_embeds, call, text.cond_drop_prob)]
         apart = 'negatives' in wanted  # the negatives have branches of their own, and the null stays the null
         if text.has_negatives and ('null' in wanted or apart):
             read = [self._branch(conditioner, one, text.negative_text_embeds, call) for one in negatives[: None if apart else 1]]
@@ -220,7 +224,7 @@ class Conditioned:
         _check_conditions(len(given), call)
         first, *others = given
         branches = {'cond': [first.cond], 'null': [first.null], 'conds': [other.cond for other in others]}
-        if 'negatives' in call.rule.needs_of_parts():
+        if call.keywords.guidance is not None and 'negatives' in call.rule.needs_of_parts():
             branches['negatives'], branches['null'] = [first.null], [conditioner.null_branch()]
         return branches
 

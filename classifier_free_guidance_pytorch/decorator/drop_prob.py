@@ -11,6 +11,7 @@ from torch import nn
 from classifier_free_guidance_pytorch.conditioners.dropout import check_drop_prob
 from classifier_free_guidance_pytorch.decorator.batched import warn_once
 from classifier_free_guidance_pytorch.decorator.call import Call, Pass
+from classifier_free_guidance_pytorch.decorator.keywords import per_condition
 from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError
 
@@ -67,13 +68,6 @@ class ByDropProb:
         if unknown:
             raise ConfigError(f'{name} takes no {", ".join(map(repr, unknown))}: it handles its texts itself')
         return given
-
-
-def per_condition(texts: Any) -> list[Any]:
-    """Return one batch of texts per condition: `[['a dog', 'a cat'], ['at night', 'in snow']]` are two."""
-    if isinstance(texts, (list, tuple)) and texts and all(isinstance(batch, (list, tuple)) for batch in texts):
-        return list(texts)
-    return [texts]
 
 
 def weak_pass(call: Call, keywords: dict[str, Any], text_keywords: dict[str, Any]) -> Pass:

@@ -1,12 +1,13 @@
 """One guided call. Read this first.
 
-A decorated forward is called with texts and a guidance scale. In eval mode a guidance rule says which branches it needs at this scale:
-`cond` (the texts), `null` (no text, or the negative texts), `weak` (a weakened model), `conds` and `negatives` (further texts). Each
-branch is one forward pass of the user's function with its own condition, and all passes share every other argument. The rule turns
-their predictions into one, which takes the place of the prediction in the output.
+A decorated forward is called with texts and a guidance scale. In eval mode a guidance rule says which branches it needs at this
+scale: `cond` (the texts), `null` (no text, or the negative texts), `weak` (a weakened model), `conds` and `negatives` (further
+texts). Each branch is one forward pass of the user's function with its own condition; all passes share every other argument. The
+rule turns their predictions into one, which takes the place of the prediction in the output.
 
 A *source* knows how a condition reaches the function. There are two: `Conditioned` for a function that receives callables, and
-`ByDropProb` for one that handles texts itself and is told to drop them. A source reads and checks the texts, once, before any pass.
+`ByDropProb` for one that handles texts itself and is told to drop them. A source reads and checks the texts, once, before any
+pass.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.decorator.call import Call, Pass
-from classifier_free_guidance_pytorch.decorator.outputs import put_back
+from classifier_free_guidance_pytorch.decorator.outputs import at, guided_paths, put_back
+from classifier_free_guidance_pytorch.errors import UsageError
 from classifier_free_guidance_pytorch.guidance import Predictions
 
 
@@ -60,7 +62,7 @@ def guide(source: Source, call: Call) -> Any:
     if alone and not keywords.return_unconditioned and keywords.guide is None:
         return outputs[0]
 
-    branches = [one.branch for one in passes]
+    branches = tuple(one.branch for one in passes)
 
     def guided(parts: list[Tensor]) -> Any:
         """Return what takes the place of the prediction, from the predictions of all passes."""
@@ -70,7 +72,10 @@ def guide(source: Source, call: Call) -> Any:
 
     if isinstance(outputs[0], Tensor) and keywords.guide is None:
         return guided(outputs)
-    return put_back(outputs, keywords.guide, guided, tuple(branches))
+    paths = guided_paths(outputs[0], keywords.guide)
+    if len(paths) > 1 and rule.remembers:
+        raise UsageError(f'{rule!r} remembers one prediction between steps, but guide={keywords.guide!r} names {len(paths)}')
+    return put_back(outputs, {path: guided([at(output, path) for output in outputs]) for path in paths}, branches)
 
 
 def run(source: Source, call: Call, passes: list[Pass]) -> list[Any]:
@@ -82,11 +87,12 @@ def run(source: Source, call: Call, passes: list[Pass]) -> list[Any]:
         contents = call.contents()
         outputs = [call.run(passes[0])]
         call.refuse_written(contents)
-        outputs += [call.run(one) for one in passes[1:]]
+        for one in passes[1:]:
+            outputs.append(call.run(one))
     return outputs
 
 
-def predictions(branches: list[str], parts: list[Tensor]) -> Predictions:
+def predictions(branches: Sequence[str], parts: list[Tensor]) -> Predictions:
     """Return the predictions of all passes by the name of their branch; `conds` and `negatives` may be several."""
     found: dict[str, Any] = {}
     for branch, part in zip(branches, parts, strict=True):

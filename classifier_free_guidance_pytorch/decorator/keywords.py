@@ -22,6 +22,7 @@ from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.decorator.outputs import Guide
 from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
+from classifier_free_guidance_pytorch.guidance.checks import shown
 from classifier_free_guidance_pytorch.perturb import Perturbation
 
 Scale: TypeAlias = float | Tensor
@@ -240,6 +241,13 @@ class GuidanceKeywords:
 GUIDANCE_KEYWORDS: dict[str, Any] = {one.name: one.default for one in fields(GuidanceKeywords) if one.metadata}
 
 
+def per_condition(texts: Any) -> list[Any]:
+    """Return one batch of texts per condition: `[['a dog', 'a cat'], ['at night', 'in snow']]` are two."""
+    if isinstance(texts, (list, tuple)) and texts and isinstance(texts[0], (list, tuple)):
+        return list(texts)
+    return [texts]
+
+
 def describe(names: KeyNames = KeyNames()) -> dict[str, tuple[Any, Any, str]]:
     """Return the default, the annotation and the sentence of every keyword that a decorated forward takes."""
     chosen = {ours: theirs for theirs, ours in names.of_texts.items()}
@@ -258,46 +266,46 @@ def _scale(scale: object, signature: ForwardSignature) -> None:
             raise ConfigError(f'cond_scale is a number, or a tensor with one value per sample, but got a tensor of {scale.dtype}')
         # reading a traced tensor breaks the graph, and reading a GPU tensor forces a sync
         if scale.device.type == 'cpu' and not torch.compiler.is_compiling() and not bool(scale.isfinite().all()):
-            raise ConfigError(f'cond_scale must be finite, but got {scale}')
+            raise ConfigError(f'cond_scale must be finite, but got {scale}: 1 is off, 0 unconditional, and 5 a common choice')
         return
     if callable(scale):
         raise ConfigError(
             f'cond_scale is the scale of this step: call the schedule for it, as in schedule(sigma=sigma), got {scale!r}'
         )
     if not _is_number(scale):
-        raise ConfigError(f'cond_scale is a number, or a tensor with one value per sample, but got {scale!r}')
+        raise ConfigError(f'cond_scale is a number, or a tensor with one value per sample, but got {shown(scale)}')
     if not _is_finite(scale):
-        raise ConfigError(f'cond_scale must be finite, but got {str(scale)[:40]}')
+        raise ConfigError(f'cond_scale must be finite, but got {shown(scale)}: 1 is off, 0 unconditional, and 5 a common choice')
 
 
 def _rule(rule: object, signature: ForwardSignature) -> None:
     if not isinstance(rule, (rules.Rule, rules.Preset)):
         hint = ' (an instance: write it with parentheses)' if isinstance(rule, type) else ''
-        raise ConfigError(f'guidance is a rule of the guidance module, such as guidance.APG(), but got {rule!r}{hint}')
+        raise ConfigError(f'guidance is a rule of the guidance module, such as guidance.APG(), but got {shown(rule)}{hint}')
 
 
 def _state(state: object, signature: ForwardSignature) -> None:
     if not isinstance(state, rules.State):
-        raise ConfigError(f'guidance_state is what rule.init_state() returned, but got {state!r}')
+        raise ConfigError(f'guidance_state is what rule.init_state() returned, but got {shown(state)}')
 
 
 def _step(given: object, signature: ForwardSignature) -> None:
     if not isinstance(given, Mapping):
-        raise ConfigError(f'guidance_kwargs is a mapping with some of {", ".join(_STEP)}, but got {given!r}')
+        raise ConfigError(f'guidance_kwargs is a mapping with some of {", ".join(_STEP)}, but got {shown(given)}')
     for name, value in given.items():
         if name not in _STEP:
             hint = '; the guidance scale is cond_scale=' if name in ('scale', 'cond_scale') else ''
             raise ConfigError(f'guidance_kwargs has {name!r}, but knows {", ".join(_STEP)}{hint}')
         if name == 'x' and not isinstance(value, Tensor):
-            raise ConfigError(f"guidance_kwargs['x'] is the noisy sample, a tensor, but got {value!r}")
+            raise ConfigError(f"guidance_kwargs['x'] is the noisy sample, a tensor, but got {shown(value)}")
         if name != 'x' and value is not None and not isinstance(value, Tensor) and not _is_number(value):
-            raise ConfigError(f'guidance_kwargs[{name!r}] is a number or a tensor, but got {value!r}')
+            raise ConfigError(f'guidance_kwargs[{name!r}] is a number or a tensor, but got {shown(value)}')
 
 
 def _share(name: str) -> Callable[[object, ForwardSignature], None]:
     def check(value: object, signature: ForwardSignature) -> None:
         if not _is_number(value) or not _is_finite(value) or not 0.0 <= value <= 1.0:  # type: ignore[operator]
-            raise ConfigError(f'{name} is a share in [0, 1], but got {value!r}')
+            raise ConfigError(f'{name} is a share in [0, 1], but got {shown(value)}')
 
     return check
 
@@ -305,7 +313,7 @@ def _share(name: str) -> Callable[[object, ForwardSignature], None]:
 def _switch(name: str) -> Callable[[object, ForwardSignature], None]:
     def check(value: object, signature: ForwardSignature) -> None:
         if not isinstance(value, bool):
-            raise ConfigError(f'{name} is True or False, but got {value!r}')
+            raise ConfigError(f'{name} is True or False, but got {shown(value)}')
 
     return check
 
@@ -314,9 +322,9 @@ def _routed(given: object, signature: ForwardSignature) -> None:
     if not isinstance(given, Mapping):
         raise ConfigError(
             f'cfg_routed_kwargs is a mapping from arguments of {signature.name} to a pair (for the conditional pass, for the null '
-            f'pass), but got {given!r}'
+            f'pass), but got {shown(given)}'
         )
-    signature.refuse_unknown(given, ())
+    signature.refuse_unknown(given, (), 'cfg_routed_kwargs: ')
     for name, values in given.items():
         if isinstance(values, Mapping):
             if unknown := [branch for branch in values if branch not in rules.BRANCHES]:
@@ -327,7 +335,7 @@ def _routed(given: object, signature: ForwardSignature) -> None:
         elif not (isinstance(values, (tuple, list)) and len(values) == 2):
             raise ConfigError(
                 f'cfg_routed_kwargs[{name!r}] is a pair (for the conditional pass, for the null pass) or a mapping by branch, '
-                f'but got {values!r}'
+                f'but got {shown(values)}'
             )
 
 
@@ -335,7 +343,7 @@ def _batched(given: object, signature: ForwardSignature) -> None:
     if isinstance(given, bool):
         return
     if not isinstance(given, (list, tuple, set, frozenset)):
-        raise ConfigError(f'cfg_batched is True, False, or a list of names of arguments that stay shared, but got {given!r}')
+        raise ConfigError(f'cfg_batched is True, False, or a list of names of arguments that stay shared, but got {shown(given)}')
     if unknown := [name for name in given if not signature.knows(name)]:
         raise ConfigError(
             f'cfg_batched names {unknown[0]!r}, which is no argument of {signature.name}: it takes {", ".join(signature.arguments)}'
@@ -351,7 +359,7 @@ def _weak(weak: object, signature: ForwardSignature) -> None:
         )
         raise ConfigError(
             'weak is a mapping of keywords for the forward, a second model, or perturbed_attention(...) and skip_layers(...) from '
-            f'the module perturb, but got {weak!r}{hint}'
+            f'the module perturb, but got {shown(weak)}{hint}'
         )
     if unknown := [name for name in weak if not signature.knows(name)]:
         raise ConfigError(
@@ -364,11 +372,11 @@ def _weak(weak: object, signature: ForwardSignature) -> None:
 def _guide(guide: object, signature: ForwardSignature) -> None:
     if isinstance(guide, (list, tuple)):
         if not guide:
-            raise ConfigError(f'guide names an entry of the output, but got {guide!r}')
+            raise ConfigError(f'guide names an entry of the output, but got {shown(guide)}')
         for part in guide:
             _guide(part, signature)
-    elif isinstance(guide, bool) or not isinstance(guide, (int, str)):
-        raise ConfigError(f'guide is a name, an index, a path into the output, or several of them, but got {guide!r}')
+    elif isinstance(guide, bool) or not isinstance(guide, (int, str)) or (isinstance(guide, int) and abs(guide) > 10**9):
+        raise ConfigError(f'guide is a name, an index, a path into the output, or several of them, but got {shown(guide)}')
 
 
 def _is_number(value: object) -> bool:

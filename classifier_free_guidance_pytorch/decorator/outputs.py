@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -68,11 +68,11 @@ def with_entries(like: Any, parts: dict[Any, Any]) -> Any:
 def guided_paths(output: Any, guide: Guide) -> list[Path]:
     """Return where the tensors to guide stand in an output; the path of a bare tensor is empty.
 
-    A name or an index is an entry, a tuple a path into nested outputs, a list several of these. A tuple that leads nowhere as a path
-    is read as several entries.
+    A name or an index is an entry, a list several entries, and a tuple either several entries that are tensors, or a path into
+    nested outputs.
 
     Raises:
-        ConfigError: There is no such entry, it is no tensor with a batch, or a tuple can be read both ways.
+        ConfigError: There is no such entry, or it is no tensor with a batch.
     """
     if isinstance(output, Tensor):
         if guide is not None:
@@ -82,17 +82,10 @@ def guided_paths(output: Any, guide: Guide) -> list[Path]:
         return [()]
     if isinstance(guide, list):
         return [_path(output, one if isinstance(one, tuple) else (one,), guide) for one in guide]
-    if not isinstance(guide, tuple):
+    if not isinstance(guide, tuple) or not is_structured(output):
         return [_path(output, (guide,), guide)]
-    several = [(one,) for one in guide]
-    if all(_leads_to_tensor(output, one) for one in several):
-        if len(guide) > 1 and _leads_to_tensor(output, guide):
-            raise ConfigError(
-                f'guide={guide!r} is a path into the output and names several of its entries: write the path as [{guide!r}] or the '
-                f'entries as {list(guide)!r}'
-            )
-        return [_path(output, one, guide) for one in several]
-    return [_path(output, guide, guide)]
+    several = [(one,) for one in guide]  # never a path as well: a path leads through its first entry, which is no tensor then
+    return [_path(output, one, guide) for one in (several if all(_is_tensor(output, one) for one in several) else [guide])]
 
 
 def _key(output: Any, name: Any) -> Any:
@@ -101,12 +94,9 @@ def _key(output: Any, name: Any) -> Any:
     return names.index(name) if name in names else next(iter(entries(output)), None) if name is None else name
 
 
-def _leads_to_tensor(output: Any, path: Path) -> bool:
-    for name in path:
-        if not is_structured(output) or isinstance(name, (list, tuple)) or (key := _key(output, name)) not in entries(output):
-            return False
-        output = entries(output)[key]
-    return isinstance(output, Tensor)
+def _is_tensor(output: Any, path: Path) -> bool:
+    """Whether a path of one name leads to a tensor."""
+    return not isinstance(path[0], (list, tuple)) and isinstance(entries(output).get(_key(output, path[0])), Tensor)
 
 
 def _path(output: Any, names: Path, guide: Guide) -> Path:
@@ -132,20 +122,7 @@ def _path(output: Any, names: Path, guide: Guide) -> Path:
     return tuple(keys)
 
 
-def put_back(outputs: Sequence[Any], guide: Guide, guided: Callable[[list[Tensor]], Any], branches: tuple[str, ...]) -> Any:
-    """Return an output like the first of `outputs`, with every entry that `guide` names guided.
-
-    Args:
-        outputs: The output of every pass.
-        guide: Which entries are guided.
-        guided: From the predictions of all passes to what comes in their place.
-        branches: The name of the branch that each output is of.
-    """
-    places = {path: guided([_at(output, path) for output in outputs]) for path in guided_paths(outputs[0], guide)}
-    return _with_places(outputs, places, branches)
-
-
-def _at(output: Any, path: Path) -> Tensor:
+def at(output: Any, path: Path) -> Tensor:
     """Return the tensor at a path."""
     for key in path:
         output = entries(output)[key]
@@ -153,17 +130,23 @@ def _at(output: Any, path: Path) -> Tensor:
     return tensor
 
 
-def _with_places(outputs: Sequence[Any], places: Mapping[Path, Any], branches: tuple[str, ...]) -> Any:
-    """Return an output like the first, with other values at some places, and everything else by branch."""
-    if () in places:
-        return places[()]
+def put_back(outputs: Sequence[Any], guided: Mapping[Path, Any], branches: tuple[str, ...]) -> Any:
+    """Return an output like the first of `outputs`, with what was guided at its paths, and everything else by branch.
+
+    Args:
+        outputs: The output of every pass.
+        guided: What comes to stand at each path.
+        branches: The name of the branch that each output is of.
+    """
+    if () in guided:
+        return guided[()]
     parts = [entries(output) for output in outputs]
     together: dict[Any, Any] = {}
     for key in parts[0]:
-        inside = {path[1:]: value for path, value in places.items() if path[0] == key}
+        inside = {path[1:]: value for path, value in guided.items() if path[0] == key}
         values = [part[key] for part in parts]
         if inside:
-            together[key] = _with_places(values, inside, branches)
+            together[key] = put_back(values, inside, branches)
         elif len(outputs) == 1:
             together[key] = values[0]
         else:

@@ -103,12 +103,13 @@ class ForwardSignature:
         """Whether the function takes an argument of this name."""
         return isinstance(name, str) and (self.takes is None or (name in self.takes and name not in self.injected))
 
-    def refuse_unknown(self, given: Iterable[str], added: Iterable[str]) -> None:
+    def refuse_unknown(self, given: Iterable[str], added: Iterable[str], where: str = '') -> None:
         """Raise `ConfigError`, before any work is done, for keywords that the function does not take.
 
         Args:
             given: The keywords of a call.
             added: The keywords that the decorator adds, among which a misspelled one may be found.
+            where: What the message starts with.
         """
         unknown = [name for name in given if not self.knows(name)]
         if not unknown:
@@ -118,7 +119,7 @@ class ForwardSignature:
         close |= {name: ['cond_scale'] for name in unknown if name in SCALE_ELSEWHERE}
         hints = [f'{name!r} may be {match[0]!r} here' for name, match in close.items() if match]
         raise ConfigError(
-            f'{", ".join(map(repr, unknown))} is no keyword of {self.name}, which takes {", ".join(self.arguments) or "nothing"}, '
+            f'{where}{", ".join(map(repr, unknown))} is no keyword of {self.name}, which takes {", ".join(self.arguments) or "nothing"}, '
             f'and beside it the keywords for texts and guidance that help() lists{"; " if hints else ""}{", ".join(hints)}'
         )
 

@@ -115,7 +115,7 @@ class CondFn:
             ShapeError: The hiddens have a different width, or a number of rows that does not fit the texts.
         """
         condition, times = self.condition, self.repeat_batch if repeat_batch is None else repeat_batch
-        if times != 1 and condition.rows != hiddens.shape[0]:
+        if times != 1 and condition.rows * times == hiddens.shape[0]:
             condition = condition.repeat(times)
         conditioned: Tensor = self.layer(hiddens, condition, self.channel_first)
         return conditioned

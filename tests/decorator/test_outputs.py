@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from classifier_free_guidance_pytorch import classifier_free_guidance_class_decorator
-from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch import classifier_free_guidance_class_decorator, guidance
+from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from tests.conditioners.making import noise
 from tests.decorator.models import TEXTS, build
 
@@ -133,3 +133,89 @@ def test_nested_outputs_are_split_between_branches():
     assert cond['step'] == null['step'] == 4
     torch.testing.assert_close(cond['layers'], cond_alone['layers'])
     torch.testing.assert_close(null['layers'], null_alone['layers'])
+
+
+@classifier_free_guidance_class_decorator
+class Shaped(nn.Module):
+    """Returns what it is told to make of its prediction."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def forward(self, x, cond_fns):
+        return self.make(cond_fns[0](x))
+
+
+def shaped(make):
+    return build(cls=Shaped, make=make)
+
+
+def of_branches(model, x, pick):
+    cond, null = pick(model(x, texts=TEXTS)), pick(model(x))
+    return null + 3.0 * (cond - null)
+
+
+HEADS = {
+    'a name': (lambda y: {'a': y, 'b': y.tanh()}, 'b', lambda o: [o['b']]),
+    'an index': (lambda y: (y.tanh(), y), 1, lambda o: [o[1]]),
+    'several names': (lambda y: {'a': y, 'b': y.tanh(), 'c': y.sin()}, ('a', 'b'), lambda o: [o['a'], o['b']]),
+    'several in a list': (lambda y: {'a': y, 'b': y.tanh()}, ['a', 'b'], lambda o: [o['a'], o['b']]),
+    'a path': (lambda y: {'p': {'a': y, 'b': y.sin()}, 'q': y.tanh()}, ('p', 'a'), lambda o: [o['p']['a']]),
+    'a path through a tuple': (lambda y: (y, [y.tanh(), y.sin()]), (1, 0), lambda o: [o[1][0]]),
+    'several paths': (
+        lambda y: {'p': {'a': y}, 'q': (y.tanh(), 1)}, [('p', 'a'), ('q', 0)], lambda o: [o['p']['a'], o['q'][0]]
+    ),
+    'a path and a name': (lambda y: {'p': {'a': y}, 'q': y.tanh()}, [('p', 'a'), 'q'], lambda o: [o['p']['a'], o['q']]),
+    'one value per sample': (lambda y: y.sum(dim=-1), None, lambda o: [o]),
+    'complex numbers': (lambda y: torch.complex(y, y.tanh()), None, lambda o: [o]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(('make', 'guide', 'pick'), HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize('batched', [False, True])
+def test_what_can_be_guided(make, guide, pick, batched):
+    model, x = shaped(make), noise(3, 6)
+    guided = model(x, texts=TEXTS, cond_scale=3.0, guide=guide, cfg_batched=batched)
+    for index, part in enumerate(pick(guided)):
+        torch.testing.assert_close(part, of_branches(model, x, lambda output, index=index: pick(output)[index]))
+
+
+def test_everything_beside_a_nested_entry_comes_from_all_branches():
+    model, x = shaped(lambda y: {'p': {'a': y, 'b': y.sin()}, 'q': y.tanh()}), noise(3, 6)
+    guided = model(x, texts=TEXTS, cond_scale=3.0, guide=('p', 'a'))
+    for branch, inner, outer in zip((model(x, texts=TEXTS), model(x)), guided['p']['b'], guided['q'], strict=True):
+        torch.testing.assert_close(inner, branch['p']['b'])
+        torch.testing.assert_close(outer, branch['q'])
+
+
+def test_several_entries_come_with_their_null():
+    model, x = shaped(lambda y: (y, y.tanh())), noise(3, 6)
+    (a, null_a), (b, null_b) = model(x, texts=TEXTS, cond_scale=3.0, guide=[0, 1], return_unconditioned=True)
+    for part, null, index in ((a, null_a, 0), (b, null_b, 1)):
+        torch.testing.assert_close(null, model(x)[index])
+        torch.testing.assert_close(part, of_branches(model, x, lambda output, index=index: output[index]))
+
+
+def test_places_that_cannot_be_guided_are_refused():
+    x, rule = noise(3, 6), guidance.APG(momentum=-0.5)
+    for make, call, error, message in (
+        (lambda y: (y.square().mean(), y), {}, ConfigError, 'entry 0 .* is a tensor without a batch: name another with guide='),
+        (lambda y: (None, y), {}, ConfigError, 'entry 0 .* is a NoneType and no tensor: name another with guide='),
+        (lambda y: {'p': {'a': y}}, {'guide': ('p', 'c')}, ConfigError, r"guide=\('p', 'c'\) names no entry .* has \['a'\]"),
+        (lambda y: {'p': {'a': y}}, {'guide': ('q', 'a')}, ConfigError, r"guide=\('q', 'a'\) names no entry .* has \['p'\]"),
+        (lambda y: {'p': y}, {'guide': ('p', 'a')}, ConfigError, 'this one returned a Tensor'),
+        (lambda y: {'p': {'a': y}, 'a': y}, {'guide': ('p', 'a')}, None, None),
+        (lambda y: [y, (y, y)], {'guide': 7}, ConfigError, r'guide=7 names no entry of the output, which has \[0, 1\]'),
+        (lambda y: y, {'guide': 0}, ConfigError, 'guide=0 names an entry of the output, but the forward returned a tensor'),
+        (
+            lambda y: (y, y.tanh()), {'guide': [0, 1], 'guidance': rule, 'guidance_state': rule.init_state()}, UsageError,
+            'remembers one prediction between steps, but guide=.* names 2',
+        ),
+    ):  # fmt: skip
+        if error is None:
+            shaped(make)(x, texts=TEXTS, cond_scale=3.0, **call)
+            continue
+        with pytest.raises(error, match=message):
+            shaped(make)(x, texts=TEXTS, cond_scale=3.0, **call)
+
