@@ -40,6 +40,11 @@ def test_every_command_parses():
 
 def test_the_scores_are_those_of_the_evaluation():
     assert as_table(SCORES['scores']) in PAGE
+    (asked,) = (cli.build_parser().parse_args(one) for one in commands('cfg-demo') if one[0] == 'evaluate')
+    assert asked.steps == SCORES['setup']['steps']
+    assert f'one picture each, {asked.steps} Euler steps' in PAGE
+    scales = {rule: asked.scales if rule == 'cfg' else asked.other_scales for rule in asked.rules}
+    assert [(one['rule'], one['scale']) for one in SCORES['scores']] == [(r, s) for r, own in scales.items() for s in own]
     assert sum(SCORES['setup']['prompts'].values()) >= 500
 
 
