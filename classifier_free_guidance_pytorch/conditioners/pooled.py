@@ -14,8 +14,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from classifier_free_guidance_pytorch.conditioners.base import Null, TextReader, check_hidden_dims
+from classifier_free_guidance_pytorch.conditioners.base import Null, check_hidden_dims
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
+from classifier_free_guidance_pytorch.conditioners.reader import TextReader
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
 from classifier_free_guidance_pytorch.layers import Concat, FiLM

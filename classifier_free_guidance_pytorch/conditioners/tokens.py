@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classifier_free_guidance_pytorch.conditioners.base import Null, TextReader, check_hidden_dims
+from classifier_free_guidance_pytorch.conditioners.base import Null, check_hidden_dims
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
+from classifier_free_guidance_pytorch.conditioners.reader import TextReader
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
 from classifier_free_guidance_pytorch.layers import CrossAttention
@@ -112,8 +113,8 @@ class TokenConditioner(TextReader[Tokens]):
             return Tokens(features.tokens, tuple(m & k.unsqueeze(1) for m, k in zip(features.masks, columns, strict=True)))
         null = self.null_features()
         if len(null.tokens) != encoders:  # what embed_texts returned is joined, so the null is too
-            tokens, mask = null.concatenated()
-            null = Tokens((tokens,), (mask,))
+            null_tokens, null_mask = null.concatenated()
+            null = Tokens((null_tokens,), (null_mask,))
         parts = zip(columns, features.tokens, features.masks, null.tokens, null.masks, strict=True)
         tokens, masks = zip(*(_where(*part) for part in parts), strict=True)
         return Tokens(tokens, masks)

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from classifier_free_guidance_pytorch.conditioners import BranchCondition
 from classifier_free_guidance_pytorch.decorator.keywords import GuidanceKeywords, TextKeywords
 from classifier_free_guidance_pytorch.decorator.outputs import PerBranch, entries, is_structured
-from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.guidance import Rule
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
+from classifier_free_guidance_pytorch.guidance import APG, CFG, Preset, Rule, Schedule, Step, rescale_to_cond
 from classifier_free_guidance_pytorch.perturb import Perturbation
+
+_CFG = CFG()
 
 
 @dataclass
@@ -38,11 +40,11 @@ class Call:
     """A function, its module, and the arguments that its passes share.
 
     Attributes:
-        rule: How its predictions are combined.
-        scale: The guidance scale of this step.
+        rule: How its predictions are combined, once resolved.
+        scale: The guidance scale of this step, once resolved.
         routed: Arguments with a value of their own for each branch.
-        sample: The first tensor argument of two or more dimensions, for a denoiser the noisy sample and not its time; else the first
-            of one.
+        sample: The first tensor argument of two or more dimensions, for a denoiser the noisy sample and not its time; else the
+            first of one.
         batch: Its leading dimension; None without a tensor argument.
     """
 
@@ -67,6 +69,65 @@ class Call:
                 self.sample, self.batch = value, value.shape[0]
                 if value.ndim > 1:
                     break
+
+    def resolve(self) -> Step:
+        """Settle the rule and the guidance scale that the keywords spell, and return where sampling stands.
+
+        Raises:
+            ConfigError: A keyword that has no effect with this rule, or a schedule without what it is a function of.
+            ShapeError: A scale that is neither one for all nor one per sample.
+            UsageError: The rule needs a scale, a state or a weak pass, and has none.
+        """
+        keywords = self.keywords
+        own_scale: float | Tensor | Schedule | None = None
+        rule = keywords.guidance
+        if isinstance(rule, Preset):
+            own_scale, rule = rule.scale, rule.rule
+        elif keywords.remove_parallel_component:
+            rule = APG(eta=float(keywords.keep_parallel_frac))
+        if keywords.rescale_phi:
+            rule = (rule or _CFG).then(rescale_to_cond(float(keywords.rescale_phi)))
+        self.rule = _CFG if rule is None else rule
+        if keywords.says_scale or rule is None:
+            own_scale = keywords.cond_scale
+        elif own_scale is None and (own_scale := rule.default_scale) is None:
+            raise UsageError(f'{rule!r} does nothing at a guidance scale of 1: pass cond_scale= as well, such as cond_scale=5.')
+        self.scale = self._at_this_step(own_scale) if isinstance(own_scale, Schedule) else own_scale
+        if rule is not None or keywords.weak is not None:
+            self._check_fit(self.rule)
+        self.rule.check_state(keywords.guidance_state)
+        if isinstance(self.scale, Tensor) and self.scale.ndim == 1 and self.scale.shape[0] not in (1, self.batch or 1):
+            raise ShapeError(
+                f'cond_scale has {self.scale.shape[0]} values for a batch of {self.batch}: pass one per sample, or one number'
+            )
+        step = Step(keywords.guidance_state, self.sample)
+        return step._replace(**keywords.guidance_kwargs) if keywords.guidance_kwargs else step
+
+    def _at_this_step(self, schedule: Schedule) -> float | Tensor:
+        """Return what a schedule says of this step."""
+        at = self.keywords.guidance_kwargs or {}
+        try:
+            return schedule(at.get('progress'), sigma=at.get('sigma'))
+        except UsageError as error:
+            raise ConfigError(
+                f'cond_scale is the schedule {schedule!r}: say where sampling stands with guidance_kwargs=, such as '
+                f"{{'sigma': sigma}} or {{'progress': progress}}, or call the schedule for it, as in schedule(sigma=sigma)"
+            ) from error
+
+    def _check_fit(self, rule: Rule) -> None:
+        """Refuse keywords that do not fit the rule."""
+        takes_weak = 'weak' in rule.needs_of_parts()
+        if self.keywords.weak is not None and not takes_weak:
+            raise ConfigError('weak= was given, but the rule asks for no weak pass: add guidance.Weak(scale) to it')
+        if self.keywords.weak is None and takes_weak:
+            raise UsageError(
+                'this rule needs a weak pass: pass weak= a dict of keywords for the forward, a second model, or '
+                'perturbed_attention(...) or skip_layers(...) from the module perturb'
+            )
+        if rule.inside_attention and self.keywords.return_unconditioned:
+            raise ConfigError(
+                'return_unconditioned needs a null prediction, which a rule inside attention never makes: use a different rule'
+            )
 
     def run(self, one: Pass) -> Any:
         """Make one forward pass."""
@@ -97,8 +158,8 @@ class Call:
         names = [*range(len(self.args)), *self.kwargs]
         raise ConfigError(
             f'argument {names[place]!r} was changed by the pass of one branch, so that the next branch would read it: give every '
-            f"branch its own with cfg_routed_kwargs={{'name': (for cond, for null)}}. What a call returns for both branches can be "
-            'handed in again as it is'
+            f"branch its own with cfg_routed_kwargs={{'name': (for cond, for null)}}. What a call returns for both branches can "
+            'be handed in again as it is'
         )
 
 

@@ -14,6 +14,7 @@ from classifier_free_guidance_pytorch.decorator.call import Call, Pass
 from classifier_free_guidance_pytorch.decorator.keywords import per_condition
 from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.perturb import Perturbation
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,6 @@ def weak_pass(call: Call, keywords: dict[str, Any], text_keywords: dict[str, Any
     weak = call.keywords.weak
     if isinstance(weak, nn.Module):
         return Pass('weak', text_keywords, weak=weak)
-    if hasattr(weak, 'applied'):
+    if isinstance(weak, Perturbation):
         return Pass('weak', keywords, weak=weak)
-    return Pass('weak', {**dict(weak or {}), **keywords})
+    return Pass('weak', {**(weak or {}), **keywords})

@@ -46,10 +46,8 @@ def train(source: Source, call: Call) -> Any:
 def guide(source: Source, call: Call) -> Any:
     """Run the passes that the rule asks for, and no others, and return the output with the guided prediction in its place."""
     keywords = call.keywords
-    rule, scale = call.rule, call.scale = keywords.rule_and_scale()
-    step = keywords.step(call.sample)
-    keywords.check_fit(rule, scale, call.batch)
-    rule.check_state(step.state)
+    step = call.resolve()
+    rule, scale = call.rule, call.scale
     wanted = rule.branches(scale, step.state, step.progress)  # ('cond', 'null')
     if not wanted:  # a step at which the rule is zero: no pass is made
         return rule(scale=scale, **step._asdict())

@@ -1,7 +1,7 @@
-"""The keywords that the decorators add to a forward: declared here, checked here, and read into texts, a rule, a scale.
+"""The keywords that the decorators add to a forward: declared here, and checked here.
 
-The signature, `help()` and the table of the documentation are made from the two classes below. Every keyword is checked before any
-work is done, in eval mode and in training; what has no effect is refused like what has the wrong type.
+The signature, `help()` and the table of the documentation are made from the two classes below. Every keyword is checked before
+any work is done, in eval mode and in training; what has no effect is refused like what has the wrong type.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from classifier_free_guidance_pytorch.conditioners.base import TextEmbeds
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.decorator.outputs import Guide
 from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, KeyNames
-from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
+from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from classifier_free_guidance_pytorch.guidance.checks import shown
 from classifier_free_guidance_pytorch.perturb import Perturbation
 
@@ -29,7 +29,6 @@ Scale: TypeAlias = float | Tensor
 Weak: TypeAlias = Perturbation | nn.Module | Mapping[str, Any]
 T = TypeVar('T')
 
-_CFG = rules.CFG()
 _STEP = ('x', 'sigma', 'alpha', 'progress')
 
 
@@ -152,68 +151,6 @@ class GuidanceKeywords:
             )
         return keywords
 
-    def rule_and_scale(self) -> tuple[rules.Rule, Scale]:
-        """Return the rule that the keywords spell, and the guidance scale of this step.
-
-        Raises:
-            ConfigError: A schedule, without what it is a function of.
-            UsageError: A rule, without the scale that it guides with.
-        """
-        preset = self.guidance if isinstance(self.guidance, rules.Preset) else None
-        rule = self.guidance if preset is None else preset.rule
-        if self.remove_parallel_component:
-            rule = rules.APG(eta=float(self.keep_parallel_frac))
-        rule = _CFG if rule is None else rule
-        if self.rescale_phi:
-            rule = rule.then(rules.rescale_to_cond(float(self.rescale_phi)))
-        if self.says_scale or rule is _CFG:
-            return rule, self._at_step(self.cond_scale)
-        scale = rule.default_scale if preset is None else preset.scale
-        if scale is None:
-            raise UsageError(f'{rule!r} does nothing at a guidance scale of 1: pass cond_scale= as well, such as cond_scale=5.')
-        return rule, self._at_step(scale)
-
-    def _at_step(self, scale: Scale | rules.Schedule) -> Scale:
-        """Return a scale as it is, and what a schedule says of this step."""
-        if not isinstance(scale, rules.Schedule):
-            return scale
-        at = self.guidance_kwargs or {}
-        try:
-            return scale(at.get('progress'), sigma=at.get('sigma'))
-        except UsageError as error:
-            raise ConfigError(
-                f'cond_scale is the schedule {scale!r}: say where sampling stands with guidance_kwargs=, such as '
-                f"{{'sigma': sigma}} or {{'progress': progress}}, or call the schedule for it, as in schedule(sigma=sigma) ({error})"
-            ) from error
-
-    def step(self, x: Tensor | None) -> rules.Step:
-        """Return where sampling stands; the noisy sample is `x`, unless the keywords say otherwise."""
-        step = rules.Step(self.guidance_state, x)
-        return step._replace(**self.guidance_kwargs) if self.guidance_kwargs else step
-
-    def check_fit(self, rule: rules.Rule, scale: Scale, batch: int | None) -> None:
-        """Refuse keywords that do not fit each other, before any text is read.
-
-        Raises:
-            ConfigError: A keyword that has no effect with this rule.
-            ShapeError: A scale that is neither one for all nor one per sample.
-            UsageError: The rule needs a weak pass, and is told none.
-        """
-        if isinstance(scale, Tensor) and scale.ndim == 1 and batch is not None and scale.shape[0] not in (1, batch):
-            raise ShapeError(f'cond_scale has {scale.shape[0]} values for a batch of {batch}: pass one per sample, or one number')
-        takes_weak = self.guidance is not None and 'weak' in rule.needs_of_parts()
-        if self.weak is not None and not takes_weak:
-            raise ConfigError('weak= was given, but the rule asks for no weak pass: add guidance.Weak(scale) to it')
-        if self.weak is None and takes_weak:
-            raise UsageError(
-                'this rule needs a weak pass: pass weak= a dict of keywords for the forward, a second model, or '
-                'perturbed_attention(...) or skip_layers(...) from the module perturb'
-            )
-        if rule.inside_attention and self.return_unconditioned:
-            raise ConfigError(
-                'return_unconditioned needs a null prediction, which a rule inside attention never makes: use a different rule'
-            )
-
     @property
     def is_off(self) -> bool:
         """Whether nothing was asked for beyond the conditional prediction."""
@@ -248,7 +185,7 @@ def per_condition(texts: Any) -> list[Any]:
     return [texts]
 
 
-def describe(names: KeyNames = KeyNames()) -> dict[str, tuple[Any, Any, str]]:
+def describe(names: KeyNames) -> dict[str, tuple[Any, Any, str]]:
     """Return the default, the annotation and the sentence of every keyword that a decorated forward takes."""
     chosen = {ours: theirs for theirs, ours in names.of_texts.items()}
     every = (one for one in (*fields(TextKeywords), *fields(GuidanceKeywords)) if one.metadata)
@@ -321,8 +258,8 @@ def _switch(name: str) -> Callable[[object, ForwardSignature], None]:
 def _routed(given: object, signature: ForwardSignature) -> None:
     if not isinstance(given, Mapping):
         raise ConfigError(
-            f'cfg_routed_kwargs is a mapping from arguments of {signature.name} to a pair (for the conditional pass, for the null '
-            f'pass), but got {shown(given)}'
+            f'cfg_routed_kwargs is a mapping from arguments of {signature.name} to a pair (for the conditional pass, for the '
+            f'null pass), but got {shown(given)}'
         )
     signature.refuse_unknown(given, (), 'cfg_routed_kwargs: ')
     for name, values in given.items():
@@ -346,7 +283,8 @@ def _batched(given: object, signature: ForwardSignature) -> None:
         raise ConfigError(f'cfg_batched is True, False, or a list of names of arguments that stay shared, but got {shown(given)}')
     if unknown := [name for name in given if not signature.knows(name)]:
         raise ConfigError(
-            f'cfg_batched names {unknown[0]!r}, which is no argument of {signature.name}: it takes {", ".join(signature.arguments)}'
+            f'cfg_batched names {unknown[0]!r}, which is no argument of {signature.name}: it takes '
+            f'{", ".join(signature.arguments)}'
         )
 
 
@@ -358,8 +296,8 @@ def _weak(weak: object, signature: ForwardSignature) -> None:
             f": a module's name goes into skip_layers({weak!r}) or perturbed_attention({weak!r})" if isinstance(weak, str) else ''
         )
         raise ConfigError(
-            'weak is a mapping of keywords for the forward, a second model, or perturbed_attention(...) and skip_layers(...) from '
-            f'the module perturb, but got {shown(weak)}{hint}'
+            'weak is a mapping of keywords for the forward, a second model, or perturbed_attention(...) and skip_layers(...) '
+            f'from the module perturb, but got {shown(weak)}{hint}'
         )
     if unknown := [name for name in weak if not signature.knows(name)]:
         raise ConfigError(

@@ -66,7 +66,7 @@ def guided(fn: Callable[..., Any], names: KeyNames) -> Callable[..., Any]:
     @wraps(fn)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         # a caller that brings the conditions itself, as `super().forward(x, cond_fns)` in a subclass does
-        if not injected.isdisjoint(kwargs) or any([isinstance(arg, (CondFns, TextCondReturn)) for arg in args]):
+        if not injected.isdisjoint(kwargs) or any(isinstance(arg, (CondFns, TextCondReturn)) for arg in args):
             return fn(self, *args, **kwargs)
         guidance = GuidanceKeywords.take(kwargs, signature)
         text = TextKeywords.take(kwargs, names)

@@ -1,7 +1,7 @@
 """Which part of an output is guided, and how it is put back.
 
-An output is a tensor, or a tuple, list, mapping or dataclass of which one entry is guided: the first, or the one that `guide` names.
-Every other entry comes back with one value per branch, `(cond, null)`: that is where caches of a decoder are found.
+An output is a tensor, or a tuple, list, mapping or dataclass of which one entry is guided: the first, or the one that `guide`
+names. Every other entry comes back with one value per branch, `(cond, null)`: that is where caches of a decoder are found.
 """
 
 from __future__ import annotations
@@ -76,15 +76,13 @@ def guided_paths(output: Any, guide: Guide) -> list[Path]:
     """
     if isinstance(output, Tensor):
         if guide is not None:
-            raise ConfigError(
-                f'guide={guide!r} names an entry of the output, but the forward returned a tensor, guided as a whole'
-            )
+            raise ConfigError(f'guide={guide!r} names an entry of the output, but the forward returned a tensor')
         return [()]
     if isinstance(guide, list):
         return [_path(output, one if isinstance(one, tuple) else (one,), guide) for one in guide]
     if not isinstance(guide, tuple) or not is_structured(output):
         return [_path(output, (guide,), guide)]
-    several = [(one,) for one in guide]  # never a path as well: a path leads through its first entry, which is no tensor then
+    several = [(one,) for one in guide]  # never a path as well, since a path leads through its first entry
     return [_path(output, one, guide) for one in (several if all(_is_tensor(output, one) for one in several) else [guide])]
 
 
@@ -105,8 +103,8 @@ def _path(output: Any, names: Path, guide: Guide) -> Path:
     for name in names:
         if not is_structured(output):
             raise ConfigError(
-                'a guided forward returns a tensor, or a tuple, list, mapping or dataclass of which one entry is guided, but this '
-                f'one returned a {type(output).__name__}'
+                'a guided forward returns a tensor, or a tuple, list, mapping or dataclass of which one entry is guided, but '
+                f'this one returned a {type(output).__name__}'
             )
         parts = entries(output)
         key = _key(output, name)

@@ -119,8 +119,9 @@ class ForwardSignature:
         close |= {name: ['cond_scale'] for name in unknown if name in SCALE_ELSEWHERE}
         hints = [f'{name!r} may be {match[0]!r} here' for name, match in close.items() if match]
         raise ConfigError(
-            f'{where}{", ".join(map(repr, unknown))} is no keyword of {self.name}, which takes {", ".join(self.arguments) or "nothing"}, '
-            f'and beside it the keywords for texts and guidance that help() lists{"; " if hints else ""}{", ".join(hints)}'
+            f'{where}{", ".join(map(repr, unknown))} is no keyword of {self.name}, which takes '
+            f'{", ".join(self.arguments) or "nothing"}, and beside it the keywords for texts and guidance that help() lists'
+            + ('; ' + ', '.join(hints) if hints else '')
         )
 
     def by_name(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -24,7 +24,7 @@ class Condition(Rows):
         first: Tensor = next(iter(vars(self).values()))
         return first.shape[0]
 
-    def joined(self, other: Condition) -> Condition:  # type: ignore[override]
+    def joined(self, other: Condition) -> Condition:
         """Return one condition for a batch whose first rows are under this one and whose last rows are under the other."""
         alike = type(self) is type(other) and not isinstance(self, SplitRows)
         return super().joined(other) if alike else SplitRows(self, other)

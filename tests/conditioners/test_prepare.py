@@ -154,7 +154,9 @@ def test_conditions_belong_to_the_conditioner_that_made_them(kind):
 
 
 @kinds
-@pytest.mark.parametrize('copied', [copy.copy, copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))], ids=['copy', 'deep', 'pickle'])
+@pytest.mark.parametrize(
+    'copied', [copy.copy, copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))], ids=['copy', 'deep', 'pickle']
+)
 def test_copies_of_prepared_conditions_are_as_good(kind, copied):
     conditioner, hiddens = make(kind, (6, 4)), noise(3, 6)
     prepared = conditioner.prepare(TEXTS, ['blurry'])

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  the messages are as long as they are
 """Every keyword of a call against every kind of nonsense: our error, by name, before any work, in eval mode and in training."""
 
 import inspect
@@ -9,6 +10,7 @@ from torch import nn
 
 from classifier_free_guidance_pytorch import classifier_free_guidance_class_decorator, guidance
 from classifier_free_guidance_pytorch.decorator.keywords import GUIDANCE_KEYWORDS, GuidanceKeywords, TextKeywords, describe
+from classifier_free_guidance_pytorch.decorator.signature import KeyNames
 from classifier_free_guidance_pytorch.errors import CFGError, ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.perturb import skip_layers
 from tests.conditioners.making import noise
@@ -63,11 +65,13 @@ def test_nonsense_is_refused_by_name(name, what, training):
 @pytest.mark.parametrize('name', [*GUIDANCE_KEYWORDS, 'texts', 'text_embeds', 'cond_drop_prob', 'repeat_batch'])
 def test_the_default_may_be_written_out(name, training):
     model = build(training=training)
-    default = describe()[name][0]
+    default = describe(KeyNames())[name][0]
     torch.manual_seed(0)
     expected = model(noise(3, 6), texts=TEXTS)
     torch.manual_seed(0)
-    torch.testing.assert_close(model(noise(3, 6), **{'texts': TEXTS, name: default} if name != 'texts' else {'texts': TEXTS}), expected)
+    torch.testing.assert_close(
+        model(noise(3, 6), **{'texts': TEXTS, name: default} if name != 'texts' else {'texts': TEXTS}), expected
+    )
 
 
 CASES = {
@@ -178,7 +182,7 @@ def test_a_forward_that_takes_anything_gets_what_is_not_ours():
 def test_signature_help_and_table_come_from_one_place():
     parameters = inspect.signature(Denoiser.forward).parameters
     said = pydoc.render_doc(Denoiser.forward, renderer=pydoc.plaintext)
-    for name, (default, annotation, sentence) in describe().items():
+    for name, (default, annotation, sentence) in describe(KeyNames()).items():
         assert parameters[name].default is default
         assert parameters[name].annotation == annotation
         assert parameters[name].kind is inspect.Parameter.KEYWORD_ONLY

@@ -218,4 +218,3 @@ def test_places_that_cannot_be_guided_are_refused():
             continue
         with pytest.raises(error, match=message):
             shaped(make)(x, texts=TEXTS, cond_scale=3.0, **call)
-

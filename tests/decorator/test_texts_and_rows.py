@@ -96,7 +96,7 @@ def test_counts_that_fit_neither_way_are_refused():
     model = build(cls=Video)
     with pytest.raises(ShapeError, match=r'4 texts were given for a batch of 3: .* \(or 1 or 6 with repeat_batch=2\)'):
         model(noise(3, 2, 6), texts=['a'] * 4, repeat_batch=2)
-    with pytest.raises(ShapeError, match='3 texts cannot condition hiddens of batch 6: .* or repeat_batch='):
+    with pytest.raises(ShapeError, match=r'3 texts cannot condition hiddens of batch 6: .* or repeat_batch='):
         model(noise(3, 2, 6), texts=TEXTS)
     with pytest.raises(ShapeError, match='3 texts cannot condition hiddens of batch 6'):
         model.text_conditioner(TEXTS)[0](noise(6, 6), repeat_batch=3)
@@ -161,7 +161,7 @@ caches = pytest.mark.parametrize('make', CACHES.values(), ids=CACHES)
 @caches
 def test_a_cache_that_both_branches_would_write_is_refused(make):
     model, x = build(cls=Decoder), noise(3, 6)
-    with pytest.raises(ConfigError, match="argument 'cache' was changed by the pass of one branch, .* cfg_routed_kwargs="):
+    with pytest.raises(ConfigError, match=r"argument 'cache' was changed by the pass of one branch, .* cfg_routed_kwargs="):
         model(x, texts=TEXTS, cond_scale=3.0, cache=make())
     model(x, texts=TEXTS, cache=make())
     with pytest.raises(ConfigError, match="argument 'cache' was changed by the pass of one branch"):

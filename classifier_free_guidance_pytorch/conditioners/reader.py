@@ -1,0 +1,118 @@
+"""Conditioners that read text: from texts or embeddings to features, through dropout and null, to conditions.
+
+encodings -> features    `read_encodings`, `read_embeds`: what a kind of conditioner needs of the encodings
+features -> features     `drop`: the null instead of what is dropped
+features -> conditions   `condition`: the part of every layer that depends on the text alone
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from classifier_free_guidance_pytorch.conditioners.base import Conditioner, TextEmbeds
+from classifier_free_guidance_pytorch.conditioners.dropout import DropProb, drops_all, drops_nothing, keep_mask
+from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
+from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, Texts
+from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.rows import Rows
+from classifier_free_guidance_pytorch.text import TextEncoding
+
+Features = TypeVar('Features', bound=Rows)
+
+
+class TextReader(Conditioner, Generic[Features]):
+    """Base of the conditioners that read text. `Features` is what a kind of conditioner reads, with one row per text."""
+
+    null_depends_on_text: ClassVar[bool] = False
+    """Whether the null has the shape of the text that it replaces."""
+
+    @abstractmethod
+    def read_encodings(self, encodings: Encodings) -> Features:
+        """Return the features of frozen encodings."""
+
+    @abstractmethod
+    def read_embeds(self, embeds: Tensor | TextCondReturn) -> Features:
+        """Return the features of what `embed_texts` returned."""
+
+    @abstractmethod
+    def null_features(self) -> Features:
+        """Return the features of one text that is not there, made with every weight that a text meets."""
+
+    @abstractmethod
+    def drop(self, features: Features, keep: Tensor) -> Features:
+        """Return the features with the null instead of what is not kept; `keep` is `(b, 1)` or `(b, encoders)`."""
+
+    @abstractmethod
+    def condition(self, features: Features) -> BranchCondition:
+        """Return the conditions of every layer."""
+
+    def null_condition(self, features: Features | None) -> BranchCondition:
+        """Return the conditions of texts that are all dropped; `features` are theirs where the null depends on the text."""
+        return self.condition(self.null_features())
+
+    def branch(
+        self,
+        texts: Texts | None,
+        text_embeds: TextEmbeds | None = None,
+        drop_prob: DropProb | None = None,
+        batch: int | None = None,
+        repeat_batch: int = 1,
+    ) -> BranchCondition:
+        if drop_prob is None and self.training:
+            drop_prob = self.cond_drop_prob
+        if drop_prob is None or (drops_nothing(drop_prob) and not self.training):
+            return self._remembered('cond', texts, lambda: self.condition(self.read(texts, text_embeds)))
+        if not self.training and drops_all(drop_prob):
+            return self.null_branch(texts, text_embeds)
+        features = self.read(texts, text_embeds)
+        if batch is not None and features.rows != batch:  # each sample is dropped by itself
+            features = features.expand(batch) if features.rows == 1 else features.repeat(repeat_batch)
+        # in training the null takes part in every step, so that no parameter is ever unused under DDP
+        return self.condition(self.drop(features, keep_mask(drop_prob, features.rows, self.weight.device)))
+
+    def null_branch(self, texts: Texts | None = None, text_embeds: TextEmbeds | None = None) -> BranchCondition:
+        if texts is None and text_embeds is None and self.training:
+            features = self.null_features()
+            return self.condition(self.drop(features, torch.zeros(1, 1, dtype=torch.bool, device=self.weight.device)))
+        if not self.null_depends_on_text or (texts is None and text_embeds is None):
+            return self._remembered('null', (), lambda: self.null_condition(None))
+        return self._remembered('null', texts, lambda: self.null_condition(self.read(texts, text_embeds)))
+
+    def read(self, texts: Texts | None, text_embeds: TextEmbeds | None) -> Features:
+        """Return the features of texts, or of embeddings made earlier; exactly one of the two is given."""
+        if texts is not None:
+            encodings = self.source.encode(texts, self.weight.device, self.weight.dtype, remember=not self.training)
+            features = self.read_encodings(encodings)
+            if torch.compiler.is_compiling() or None not in texts:  # a compiler would specialise on every string it sees
+                return features
+            keep = torch.tensor([[text is not None] for text in texts], device=self.weight.device)  # (b, 1)
+            return self.drop(features, keep)
+        if isinstance(text_embeds, TextEncoding):
+            text_embeds = (text_embeds,)
+        if isinstance(text_embeds, (Tensor, TextCondReturn)):
+            return self.read_embeds(text_embeds)
+        parts: list[Any] = list(text_embeds) if isinstance(text_embeds, Sequence) else []
+        if parts and all(isinstance(part, TextEncoding) for part in parts):
+            return self.read_encodings(self.source.checked(parts))
+        if len(parts) == 2 and all(isinstance(part, Tensor) for part in parts):
+            return self.read_embeds(TextCondReturn(*parts))
+        raise ConfigError(
+            'text_embeds is what encode_texts or embed_texts returned: a tensor, a pair (embed, mask), a TextEncoding or one '
+            f'TextEncoding per encoder, but got {type(text_embeds).__name__}'
+        )
+
+    def _remembered(self, role: str, texts: Texts | None, compute: Callable[[], BranchCondition]) -> BranchCondition:
+        """Return the conditions of texts, from the last few that were made, where no gradient is wanted."""
+        if texts is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return compute()
+        kind = self.weight.device.type
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        key: Hashable = (role, texts, self.watch.look(self), autocast)
+        with torch.inference_mode(False), torch.no_grad():  # ordinary tensors, whoever asks for them next
+            branch: BranchCondition = self._conditions.get(key, compute)
+        return branch
