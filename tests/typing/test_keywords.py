@@ -8,20 +8,25 @@ import textwrap
 from dataclasses import fields
 from typing import get_type_hints
 
+import pytest
 from torch import Tensor, nn
 
-from classifier_free_guidance_pytorch import CallKeywords, TextConditioned, TextConditionKeywords
+import classifier_free_guidance_pytorch as package
 from classifier_free_guidance_pytorch.conditioners import Conditioner
 from classifier_free_guidance_pytorch.decorator.keywords import GuidanceKeywords, TextKeywords
 
 
-class Net(TextConditioned):
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.out = nn.Linear(dim, dim)
+@pytest.fixture(scope='module')
+def net() -> type[nn.Module]:
+    class Net(package.TextConditioned):
+        def __init__(self, dim: int) -> None:
+            super().__init__()
+            self.out = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, cond_fns: tuple) -> Tensor:
-        return self.out(cond_fns[0](x))
+        def forward(self, x: Tensor, cond_fns: tuple) -> Tensor:
+            return self.out(cond_fns[0](x))
+
+    return Net
 
 
 def added(function, *own: str) -> dict[str, object]:
@@ -31,51 +36,51 @@ def added(function, *own: str) -> dict[str, object]:
 
 def declared(method: str) -> ast.FunctionDef:
     """A method as `TextConditioned` declares it for checkers, the one with the most keywords where there are two."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(TextConditioned)))
+    tree = ast.parse(textwrap.dedent(inspect.getsource(package.TextConditioned)))
     found = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == method]
     return max(found, key=lambda node: len(node.args.kwonlyargs))
 
 
-def test_the_call():
-    assert CallKeywords.__annotations__.keys() == added(Net.forward, 'x').keys()
+def test_the_call(net):
+    assert package.CallKeywords.__annotations__.keys() == added(net.forward, 'x').keys()
 
 
 def test_the_types_of_the_call():
     hints = {**get_type_hints(TextKeywords), **get_type_hints(GuidanceKeywords)}
     read = {one.name: hints[one.name] for one in (*fields(TextKeywords), *fields(GuidanceKeywords)) if one.metadata}
-    assert get_type_hints(CallKeywords) == read
+    assert get_type_hints(package.CallKeywords) == read
 
 
-def test_the_constructor():
-    assert TextConditionKeywords.__annotations__.keys() == added(Net, 'dim').keys()
+def test_the_constructor(net):
+    assert package.TextConditionKeywords.__annotations__.keys() == added(net, 'dim').keys()
 
 
-def test_the_call_that_pyright_completes():
+def test_the_call_that_pyright_completes(net):
     call = declared('__call__').args
     names = [one.arg for one in call.kwonlyargs]
-    assert dict(zip(names, map(ast.literal_eval, call.kw_defaults), strict=True)) == added(Net.forward, 'x')
-    dictionary = ast.parse(textwrap.dedent(inspect.getsource(CallKeywords))).body[0]
+    assert dict(zip(names, map(ast.literal_eval, call.kw_defaults), strict=True)) == added(net.forward, 'x')
+    dictionary = ast.parse(textwrap.dedent(inspect.getsource(package.CallKeywords))).body[0]
     types = {ast.unparse(one.target): ast.unparse(one.annotation) for one in dictionary.body if isinstance(one, ast.AnnAssign)}
     assert {one.arg: ast.unparse(one.annotation) for one in call.kwonlyargs} == types
     assert call.kwarg is not None  # parameters of the module's own `forward`
 
 
-def test_the_methods():
+def test_the_methods(net):
     for name in ('prepare', 'encode_texts', 'embed_texts'):
         method, parameters = declared(name).args, inspect.signature(getattr(Conditioner, name)).parameters
         assert [one.arg for one in (*method.args, *method.kwonlyargs)] == [*parameters]
-        assert callable(getattr(Net, name))
-    assert isinstance(Net.max_cond_text_len, property)
+        assert callable(getattr(net, name))
+    assert isinstance(net.max_cond_text_len, property)
 
 
 def test_nothing_of_it_runs():
     """What is declared for checkers is not there at run time, where `nn.Module` calls."""
-    assert TextConditioned.__call__ is nn.Module.__call__
-    assert not hasattr(TextConditioned, 'prepare')
+    assert package.TextConditioned.__call__ is nn.Module.__call__
+    assert not hasattr(package.TextConditioned, 'prepare')
 
 
 def test_a_base_class_for_all_may_have_no_forward_yet():
-    class Base(TextConditioned):
+    class Base(package.TextConditioned):
         def __init__(self, dim: int) -> None:
             super().__init__(text_condition_hidden_dims=(dim,), text_condition_model_types='mini')
 
