@@ -15,6 +15,7 @@ PARTS = {
     'imports': 'importing the package against importing torch',
     'memory': 'peak memory of a guided step against the same by hand',
     'growth': 'time against batch, tokens, prompts and steps, and what stays allocated',
+    'dispatch': 'what a guided call costs beside its forward passes',
     'kernels': 'the operators, or the kernels of a GPU, that a guided step runs',
 }
 _MODULES = {'compile': 'compiled'}

@@ -34,11 +34,11 @@ def film_cases(settings: Settings) -> list[Case]:
         settings.place(layer)
         fill_zeros(layer)
         condition = layer.condition(torch.randn(batch, 64, device=settings.device, dtype=settings.dtype))
-        gain, shift = condition.gain[..., None, None], condition.shift[..., None, None]
+        factor, shift = condition.factor[..., None, None], condition.shift[..., None, None]
         cases.append(
             (f'FiLM {tuple(hiddens.shape)} {layout}', 'one torch.addcmul',
              lambda layer=layer, hiddens=hiddens, condition=condition: layer(hiddens, condition, True),
-             lambda hiddens=hiddens, gain=gain, shift=shift: torch.addcmul(shift, hiddens, gain), Bar('at most', 1.1))
+             lambda hiddens=hiddens, factor=factor, shift=shift: torch.addcmul(shift, hiddens, factor), Bar('at most', 1.1))
         )  # fmt: skip
     return cases
 
