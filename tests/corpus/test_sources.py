@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from classifier_free_guidance_pytorch.corpus.read.formats import Bad
-from classifier_free_guidance_pytorch.corpus.read.sources import caption_of, choose_column, open_source
+from classifier_free_guidance_pytorch.corpus.read.formats import Bad, choose_column
+from classifier_free_guidance_pytorch.corpus.read.sources import caption_of, open_source
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
 
 # Separators of every format below, quotes, letters beyond ASCII, line ends of Unicode, a character of two surrogates.

@@ -11,7 +11,7 @@ import csv
 import json
 import tarfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -294,3 +294,34 @@ FORMATS = {
     '.parquet': Format('parquet', 'row', read_parquet, parquet_columns),
     '.tar': Format('webdataset', 'sample', read_tar, tar_columns, 'member with the suffix {} (column says which)'),
 }
+
+
+_USUAL_COLUMNS = ('caption', 'text', 'prompt')
+
+
+def choose_column(
+    where: object, columns: Sequence[str], asked: str | None, option: str = 'column', what: str = 'column {} of strings'
+) -> str:
+    """The column that holds the captions.
+
+    Args:
+        where: the input, for errors.
+        columns: those that it has.
+        asked: the one that was asked for; None for a usual one.
+        option: what one asks with, for errors.
+        what: what such a column is, for errors.
+
+    Raises:
+        ConfigError: there is no such column, or none was asked for and it is not clear which it is; the columns are named.
+    """
+    listed = ', '.join(map(repr, columns)) or 'none'
+    if asked is not None:
+        if asked not in columns:
+            raise ConfigError(f'{where} has no {what.format(repr(asked))}: it has {listed}')
+        return asked
+    usual = [name for name in _USUAL_COLUMNS if name in columns]
+    if not usual and len(columns) != 1:
+        raise ConfigError(
+            f'{where} has several columns, or none, that could be the captions: choose with {option}; it has {listed}'
+        )
+    return (usual or list(columns))[0]

@@ -8,8 +8,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from classifier_free_guidance_pytorch.corpus.read.formats import Entry, arrow_values, is_text
-from classifier_free_guidance_pytorch.corpus.read.sources import choose_column
+from classifier_free_guidance_pytorch.corpus.read.formats import Entry, arrow_values, choose_column, is_text
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
 
 _BATCH_ROWS = 4096

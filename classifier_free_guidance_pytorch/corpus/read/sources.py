@@ -10,10 +10,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
-from classifier_free_guidance_pytorch.corpus.read.formats import FORMATS, Bad, Entry, Format
+from classifier_free_guidance_pytorch.corpus.read.formats import FORMATS, Bad, Entry, Format, choose_column
 from classifier_free_guidance_pytorch.errors import ConfigError
 
-_USUAL_COLUMNS = ('caption', 'text', 'prompt')
 _END_BYTES = 1 << 16
 
 
@@ -121,33 +120,6 @@ def open_source(
         raise ConfigError(f'{source} is empty: it holds no captions')
     return found if limit is None else LimitedSource(found, limit)
 
-
-def choose_column(
-    where: object, columns: Sequence[str], asked: str | None, option: str = 'column', what: str = 'column {} of strings'
-) -> str:
-    """The column that holds the captions.
-
-    Args:
-        where: the input, for errors.
-        columns: those that it has.
-        asked: the one that was asked for; None for a usual one.
-        option: what one asks with, for errors.
-        what: what such a column is, for errors.
-
-    Raises:
-        ConfigError: there is no such column, or none was asked for and it is not clear which it is; the columns are named.
-    """
-    listed = ', '.join(map(repr, columns)) or 'none'
-    if asked is not None:
-        if asked not in columns:
-            raise ConfigError(f'{where} has no {what.format(repr(asked))}: it has {listed}')
-        return asked
-    usual = [name for name in _USUAL_COLUMNS if name in columns]
-    if not usual and len(columns) != 1:
-        raise ConfigError(
-            f'{where} has several columns, or none, that could be the captions: choose with {option}; it has {listed}'
-        )
-    return (usual or list(columns))[0]
 
 
 def caption_of(value: Any, keep_empty: bool) -> str | Bad:

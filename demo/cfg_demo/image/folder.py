@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from cfg_demo.image.captions import checked_captions, few
 from cfg_demo.image.picture import Captioned, to_tensor
-from classifier_free_guidance_pytorch.corpus.read.formats import FORMATS
-from classifier_free_guidance_pytorch.corpus.read.sources import caption_of, choose_column
+from classifier_free_guidance_pytorch.corpus.read.formats import FORMATS, choose_column
+from classifier_free_guidance_pytorch.corpus.read.sources import caption_of
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')

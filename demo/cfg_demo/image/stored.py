@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from cfg_demo.image.captions import checked_captions
 from cfg_demo.image.folder import images_in
 from cfg_demo.image.picture import Captioned, to_tensor
-from classifier_free_guidance_pytorch.corpus.read.sources import choose_column
+from classifier_free_guidance_pytorch.corpus.read.formats import choose_column
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
 
 ROWS_LOOKED_AT = 16  # before training starts; decoding all of a large set would take longer than a first look at the training
