@@ -1,66 +1,24 @@
-"""Weakened passes: what the named modules become, and that nothing is left behind."""
+"""Perturbed passes: what the named modules become, and that nothing is left behind."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
-from classifier_free_guidance_pytorch.weak_pass import perturbed_attention, skip_layers
-
-
-class Attention(nn.Module):
-    """Self-attention with one value head for all query heads, as many models have it."""
-
-    def __init__(self, dim, heads=4, shared=False):
-        super().__init__()
-        self.heads, self.kv_heads = heads, 1 if shared else heads
-        self.to_q = nn.Linear(dim, dim)
-        self.to_kv = nn.Linear(dim, 2 * dim // heads * self.kv_heads)
-        self.to_out = nn.Linear(dim, dim)
-
-    def forward(self, x, context=None):
-        context = x if context is None else context
-        q = self.to_q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k, v = (t.unflatten(-1, (self.kv_heads, -1)).transpose(1, 2) for t in self.to_kv(context).chunk(2, dim=-1))
-        out = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.kv_heads != self.heads)
-        return x + self.to_out(out.transpose(1, 2).flatten(2))
-
-
-class Block(nn.Module):
-    def __init__(self, dim, shared=False):
-        super().__init__()
-        self.attn = Attention(dim, shared=shared)
-        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
-
-    def forward(self, x):
-        return self.attn(x) + self.mlp(x)
-
-
-class Model(nn.Module):
-    def __init__(self, dim=16, depth=3, shared=False):
-        super().__init__()
-        self.blocks = nn.ModuleList(Block(dim, shared) for _ in range(depth))
-
-    def forward(self, x):
-        for block in self.blocks:
-            x = block(x)
-        return x
+from classifier_free_guidance_pytorch.perturb import (
+    Perturbation,
+    PerturbedAttention,
+    SkipLayers,
+    perturbed_attention,
+    skip_layers,
+)
+from tests.perturb.models import Model, fingerprint
 
 
 @pytest.fixture(params=[False, True], ids=['own values', 'shared values'])
 def model(request):
     torch.manual_seed(0)
     return Model(shared=request.param).eval()
-
-
-@pytest.fixture
-def x():
-    return torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1))
-
-
-def fingerprint(model):
-    return {name: dict(module.__dict__) for name, module in model.named_modules()}
 
 
 def test_skipped_layers_return_their_input(model, x):
@@ -139,13 +97,32 @@ def test_unknown_names_are_answered_with_the_closest(model):
     assert 'forward' not in model.blocks[0].__dict__
 
 
-def test_errors_say_what_to_do(model, x):
-    with pytest.raises(ConfigError, match='skip_layers: expected at least one module name, got none'):
-        skip_layers()
-    with pytest.raises(ConfigError, match='skip_layers: expected the names of modules, got 3'):
-        skip_layers(3)
-    with pytest.raises(ConfigError, match="to must be 'values' or 'input', got 'keys'"):
-        perturbed_attention('blocks.0.attn', to='keys')
+@pytest.mark.parametrize(
+    ('make', 'message'),
+    [
+        (lambda: skip_layers(), 'skip_layers: expected at least one module name, got none'),
+        (lambda: perturbed_attention(), 'perturbed_attention: expected at least one module name, got none'),
+        (lambda: SkipLayers('blocks.0'), "skip_layers: expected at least one module name, got 'blocks.0'"),
+        (lambda: skip_layers(3), 'skip_layers: expected the names of modules, got 3'),
+        (lambda: skip_layers('blocks.0', ''), "skip_layers: expected the names of modules, got ''"),
+        (lambda: skip_layers(['blocks.0']), r"skip_layers: expected the names of modules, got \['blocks.0'\]"),
+        (lambda: perturbed_attention('blocks.0.attn', to='keys'), "to must be 'values' or 'input', got 'keys'"),
+        (lambda: perturbed_attention('blocks.0.attn', to=None), "to must be 'values' or 'input', got None"),
+    ],
+)
+def test_what_no_perturbation_is_made_from(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+@pytest.mark.parametrize('model', [None, 'model', Model, Model().forward], ids=['None', 'a string', 'a class', 'a method'])
+def test_what_it_cannot_be_applied_to(model):
+    message = f'skip_layers: expected an nn.Module to apply it to, got {type(model).__name__}'
+    with pytest.raises(ConfigError, match=message), skip_layers('blocks.0').applied(model):
+        pass
+
+
+def test_errors_inside_a_block_say_what_to_do(model, x):
     with (
         perturbed_attention('blocks.0.mlp').applied(model),
         pytest.raises(UsageError, match=r'blocks\.0\.mlp never called F\.scaled_dot_product_attention'),
@@ -153,20 +130,35 @@ def test_errors_say_what_to_do(model, x):
         model(x)
     with perturbed_attention('blocks.0.attn').applied(model), pytest.raises(UsageError, match='only self-attention'):
         model.blocks[0].attn(x, x[:, :3])
+    with skip_layers('blocks.0').applied(model), pytest.raises(UsageError, match=r'blocks\.0 was called without arguments'):
+        model.blocks[0]()
 
 
-@pytest.mark.parametrize('spec', [skip_layers('blocks.1'), perturbed_attention('blocks.*.attn')], ids=['skip', 'perturb'])
-def test_a_compiled_model_is_weakened_too(model, x, spec):
-    compiled = torch.compile(model, backend='eager')
-    strong = model(x)
-    with spec.applied(model):
-        weak = model(x)
-    torch.testing.assert_close(compiled(x), strong)
-    with spec.applied(compiled):
-        torch.testing.assert_close(compiled(x), weak)
-    torch.testing.assert_close(compiled(x), strong)
+def test_keywords_reach_a_perturbed_module(model, x):
+    attn = model.blocks[0].attn
+    with skip_layers('blocks.1').applied(model):
+        assert model.blocks[1](x=x) is x
+    with perturbed_attention('blocks.0.attn').applied(model):
+        torch.testing.assert_close(attn(context=x, x=x), attn(x))
+    named = nn.ModuleDict({'layer': nn.Identity()})
+    with skip_layers('layer').applied(named):
+        assert named['layer'](name=x, module=3, forward=4) is x
 
 
 def test_specs_are_values():
     assert skip_layers('a') == skip_layers('a') != skip_layers('b')
     assert len({perturbed_attention('a'), perturbed_attention('a'), skip_layers('a')}) == 2
+    assert isinstance(skip_layers('a', 'b'), SkipLayers)
+    assert isinstance(perturbed_attention('a'), PerturbedAttention)
+    assert issubclass(SkipLayers, Perturbation)
+    assert issubclass(PerturbedAttention, Perturbation)
+    assert skip_layers('a', 'b').names == ('a', 'b')
+    with pytest.raises(TypeError, match='abstract'):
+        Perturbation(('a',))
+
+
+def test_the_path_of_1_0():
+    from classifier_free_guidance_pytorch import perturb, weak_pass
+
+    assert weak_pass.skip_layers is perturb.skip_layers
+    assert weak_pass.perturbed_attention is perturb.perturbed_attention

@@ -1,0 +1,47 @@
+"""Small models with self-attention, and what their modules hold."""
+
+import torch.nn.functional as F
+from torch import nn
+
+
+class Attention(nn.Module):
+    """Self-attention with one value head for all query heads, as many models have it."""
+
+    def __init__(self, dim, heads=4, shared=False):
+        super().__init__()
+        self.heads, self.kv_heads = heads, 1 if shared else heads
+        self.to_q = nn.Linear(dim, dim)
+        self.to_kv = nn.Linear(dim, 2 * dim // heads * self.kv_heads)
+        self.to_out = nn.Linear(dim, dim)
+
+    def forward(self, x, context=None):
+        context = x if context is None else context
+        q = self.to_q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = (t.unflatten(-1, (self.kv_heads, -1)).transpose(1, 2) for t in self.to_kv(context).chunk(2, dim=-1))
+        out = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.kv_heads != self.heads)
+        return x + self.to_out(out.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    def __init__(self, dim, shared=False):
+        super().__init__()
+        self.attn = Attention(dim, shared=shared)
+        self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+
+    def forward(self, x):
+        return self.attn(x) + self.mlp(x)
+
+
+class Model(nn.Module):
+    def __init__(self, dim=16, depth=3, shared=False):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(dim, shared) for _ in range(depth))
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def fingerprint(model):
+    return {name: dict(module.__dict__) for name, module in model.named_modules()}
