@@ -12,6 +12,7 @@ from torch import nn
 from cfg_demo.image.models import build_model, count_parameters
 from cfg_demo.image.settings import NETWORK_SIZES, NULLS, ModelSettings
 from cfg_demo.image.unet import Block, SelfAttention, UNet, place_features, wave_features
+from classifier_free_guidance_pytorch import classifier_free_guidance_class_decorator
 from demo.tests.image.tiny import TEXTS, tiny_model
 
 CONDITIONS = ('film', 'attention', 'concat')
@@ -139,14 +140,19 @@ def test_a_learned_null_is_learned_and_that_of_zeros_is_not(condition, noisy):
 def test_with_film_the_text_meets_every_time_and_no_feature_map(in_time, meetings):
     shape = {'widths': (16, 24, 32), 'depths': (1, 2, 3), 'dim_time': 20}
     dims = UNet.hidden_dims(**shape, text_in_time=in_time)
-    model = UNet(**shape, text_in_time=in_time, text_condition_type='null', text_condition_hidden_dims=dims)
     met = []
 
     def meet(hiddens):
         met.append(tuple(hiddens.shape))
         return hiddens
 
-    UNet.forward.__wrapped__(model, torch.zeros(2, 3, 16, 16), torch.zeros(2), cond_fns=[meet] * len(dims))
+    @classifier_free_guidance_class_decorator
+    class Watched(UNet):
+        def forward(self, images, times, cond_fns):
+            return super().forward(images, times, type(cond_fns).of([meet] * len(cond_fns), cond_fns.text_cond))
+
+    model = Watched(**shape, text_in_time=in_time, text_condition_type='null', text_condition_hidden_dims=dims)
+    model(torch.zeros(2, 3, 16, 16), torch.zeros(2), texts=TEXTS[:2])
     assert len(met) == meetings
     assert tuple(shape[1] for shape in met) == dims
     assert {len(shape) for shape in met} == {2 if in_time else 4}
