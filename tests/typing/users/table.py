@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
-from typing_extensions import Unpack
+from typing_extensions import Unpack, assert_type
 
 from classifier_free_guidance_pytorch import (
     CallKeywords,
@@ -40,6 +40,7 @@ class Decorated(nn.Module):
 
 
 def declared(Net: type[Declared], net: Declared, x: Tensor) -> None:
+    assert_type(net, Declared)
     Net(8, text_condition_tpye='film')  # E: mypy[call-arg] pyright[reportCallIssue]
     Net(8, text_condition_type='flim')  # E: mypy[arg-type] pyright[reportArgumentType]
     net(x, text=['a dog'])  # E: mypy[call-arg] pyright[reportCallIssue]
@@ -52,6 +53,7 @@ def declared(Net: type[Declared], net: Declared, x: Tensor) -> None:
 
 
 def derived(Net: type[Derived], net: Derived, x: Tensor) -> None:
+    assert_type(net, Derived)
     Net(8, text_condition_tpye='film')  # E: mypy[call-arg] pyright[reportCallIssue]
     Net(8, text_condition_type='flim')  # E: mypy[arg-type] pyright[reportArgumentType]
     net(x, text=['a dog'])  # E: mypy[call-arg]
@@ -64,6 +66,7 @@ def derived(Net: type[Derived], net: Derived, x: Tensor) -> None:
 
 
 def decorated(Net: type[Decorated], net: Decorated, x: Tensor) -> None:
+    assert_type(net, Decorated)
     Net(8, text_condition_tpye='film')  # E: mypy[call-arg] pyright[reportCallIssue]
     Net(8, text_condition_type='flim')  # E: mypy[arg-type] pyright[reportCallIssue]
     net(x, text=['a dog'])  # E: mypy[call-arg]
