@@ -15,7 +15,7 @@ from cfg_demo.image.transformer import (
     sin_cos_positions,
 )
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
-from classifier_free_guidance_pytorch.weak_pass import perturbed_attention, skip_layers
+from classifier_free_guidance_pytorch.perturb import perturbed_attention, skip_layers
 from tests.tiny_models import TinyEncoder
 
 CONDITIONS = ('film', 'attention', 'concat')

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from classifier_free_guidance_pytorch import guidance
-from classifier_free_guidance_pytorch.weak_pass import perturbed_attention, skip_layers
+from classifier_free_guidance_pytorch.perturb import perturbed_attention, skip_layers
 
 diffusers = pytest.importorskip('diffusers')
 

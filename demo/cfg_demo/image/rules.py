@@ -11,7 +11,7 @@ from typing import Any
 
 from cfg_demo.image.settings import one_of
 from classifier_free_guidance_pytorch import guidance
-from classifier_free_guidance_pytorch.weak_pass import perturbed_attention
+from classifier_free_guidance_pytorch.perturb import perturbed_attention
 
 SPACE = {'flow': 'flow', 'v': 'v', 'epsilon': 'eps'}
 MIDDLE = (0.1, 0.8)  # the noise levels at which 'interval' guides

@@ -8,7 +8,7 @@ import torch
 from cfg_demo.image import command
 from cfg_demo.image.rules import RULES, SELF_ATTENTION, guided
 from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.weak_pass import perturbed_attention
+from classifier_free_guidance_pytorch.perturb import perturbed_attention
 from demo.tests.image.tiny import TEXTS, drawn, tiny_model
 
 
