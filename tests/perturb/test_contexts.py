@@ -11,6 +11,7 @@ from threading import Barrier, Event
 
 import pytest
 import torch
+from torch import nn
 
 from classifier_free_guidance_pytorch.perturb import PerturbedAttention, perturbed_attention, skip_layers
 from classifier_free_guidance_pytorch.perturb import context as perturb_context
@@ -132,6 +133,17 @@ def test_whoever_inherited_a_block_is_strong_when_it_ends(model, x):
     torch.testing.assert_close(other.run(model, x), weak)
     assert not torch.allclose(weak, strong)
     end()
+
+
+def test_models_that_share_modules(x):
+    """An equal perturbation of a larger model, elsewhere, adds no module to the block."""
+    part = nn.Sequential(nn.Linear(16, 16))
+    whole = nn.Sequential(part[0], nn.Linear(16, 16))
+    (of_part, end_part), (of_whole, end_whole) = (entered(skip_layers('*'), model) for model in (part, whole))
+    torch.testing.assert_close(of_part.run(whole, x), whole[1](x))
+    assert of_whole.run(whole, x) is x
+    end_part()
+    end_whole()
 
 
 def test_a_block_leaves_nothing_in_its_context(model):

@@ -1,5 +1,7 @@
 """Perturbed passes: what the named modules become, and that nothing is left behind."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -78,6 +80,25 @@ def test_the_model_is_restored_after_an_exception_and_when_nested(model, x):
         failing()
     assert fingerprint(model) == before
     torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
+
+
+@dataclass(frozen=True)
+class Affine(Perturbation):
+    """A perturbation of one's own: what the module returns, times a factor, plus a term."""
+
+    factor: float
+    term: float
+
+    def run(self, name, module, forward, /, *args, **kwargs):
+        return forward(*args, **kwargs) * self.factor + self.term
+
+
+def test_an_inner_block_is_around_the_outer_one(model, x):
+    strong = model.blocks[0](x)
+    with Affine(('blocks.0',), 2.0, 0.0).applied(model), Affine(('blocks.0',), 1.0, 3.0).applied(model):
+        torch.testing.assert_close(model.blocks[0](x), strong * 2 + 3)
+        with skip_layers('blocks.0').applied(model):
+            assert model.blocks[0](x) is x
 
 
 def test_a_forward_of_the_instance_is_kept(model, x):
