@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_number
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import Dims, count, dot, ratio, squared_norm, widened
 from classifier_free_guidance_pytorch.guidance.reductions import norm as norm_of
 from classifier_free_guidance_pytorch.guidance.rule import Predictions, State, Step
-from classifier_free_guidance_pytorch.guidance.scales import Scale, aligned, guided_samples
+from classifier_free_guidance_pytorch.guidance.scales import guided_samples
 
 
 def apg(

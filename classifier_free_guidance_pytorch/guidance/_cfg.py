@@ -8,10 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.guidance.checks import check_alike
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
-from classifier_free_guidance_pytorch.guidance.scales import Scale, aligned
 
 
 def cfg(cond: Tensor, null: Tensor, scale: Scale) -> Tensor:
@@ -47,4 +46,6 @@ class CFG(Rule):
     null_at_zero: ClassVar[bool] = True
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
-        return cfg(*given.pair(), scale)
+        assert given.cond is not None
+        assert given.null is not None
+        return cfg(given.cond, given.null, scale)

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import UsageError
-from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_number
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import dot, ratio, squared_norm, widened
 from classifier_free_guidance_pytorch.guidance.rule import Predictions, State, Step
-from classifier_free_guidance_pytorch.guidance.scales import Scale, aligned
 
 
 def cfg_zero_star(cond: Tensor, null: Tensor, scale: Scale) -> Tensor:

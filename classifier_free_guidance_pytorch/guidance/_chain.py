@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_numbers
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_numbers
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
-from classifier_free_guidance_pytorch.guidance.scales import Scale, aligned, proportioned, strongest
+from classifier_free_guidance_pytorch.guidance.scales import proportioned, strongest
 
 
 def chain(predictions: Sequence[Tensor], scales: Sequence[Scale]) -> Tensor:

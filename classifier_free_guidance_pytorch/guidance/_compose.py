@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_numbers
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_numbers
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
-from classifier_free_guidance_pytorch.guidance.scales import Scale, aligned, one_each
+from classifier_free_guidance_pytorch.guidance.scales import one_each
 
 
 def compose(conds: Sequence[Tensor], null: Tensor, weights: Scale | Sequence[Scale] = 1.0) -> Tensor:

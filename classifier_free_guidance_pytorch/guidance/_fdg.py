@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
-from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_numbers
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_numbers
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import widened
 from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
-from classifier_free_guidance_pytorch.guidance.scales import Scale, aligned, proportioned, strongest
+from classifier_free_guidance_pytorch.guidance.scales import proportioned, strongest
 
 
 def fdg(cond: Tensor, null: Tensor, scales: Sequence[Scale] = (10.0, 5.0)) -> Tensor:

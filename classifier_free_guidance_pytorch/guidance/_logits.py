@@ -8,10 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.guidance.checks import check_alike
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
-from classifier_free_guidance_pytorch.guidance.scales import Scale, aligned
 
 
 def logits(cond: Tensor, null: Tensor, scale: Scale, dim: int = -1) -> Tensor:

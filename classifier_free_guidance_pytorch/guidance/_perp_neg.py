@@ -9,11 +9,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_numbers
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_numbers
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import dot, ratio, squared_norm, widened
 from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
-from classifier_free_guidance_pytorch.guidance.scales import Scale, aligned, one_each
+from classifier_free_guidance_pytorch.guidance.scales import one_each
 
 
 def perp_neg(

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.guidance.checks import check_alike
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import dot, squared_norm, widened
 from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
-from classifier_free_guidance_pytorch.guidance.scales import Scale, aligned
 
 
 def tcfg(cond: Tensor, null: Tensor, scale: Scale) -> Tensor:

@@ -8,10 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_number
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number, check_scale
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.rule import Predictions, State, Step
-from classifier_free_guidance_pytorch.guidance.scales import Scale, aligned, check_scale
 
 
 def weak(cond: Tensor, weakened: Tensor, weight: Scale) -> Tensor:

@@ -1,4 +1,4 @@
-"""What may be passed: finite numbers, and predictions that fit together.
+"""What may be passed: finite numbers, guidance scales, and predictions that fit together.
 
 Every check compares Python numbers, shapes, dtypes and devices. It costs microseconds, reads no tensor, and `torch.compile`
 traces it away.
@@ -9,10 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from numbers import Real
+from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
+
+Scale: TypeAlias = float | Tensor
+"""A guidance scale: a number, one value per sample `(b,)`, or a tensor that broadcasts against the predictions."""
 
 LINEAR = 'cfg, weak, compose and chain'
 """The functions that only add multiples of predictions, and so take `(b,)` and complex ones as well."""
@@ -89,3 +94,78 @@ def check_alike(owner: str, named: Mapping[str, Tensor], *, linear: bool = False
                 f'{owner}: {name} is {other.dtype} on {other.device}, but {first_name} is {first.dtype} on {first.device}; '
                 f'convert one with .to({first_name})'
             )
+
+
+def check_scale(scale: object, name: str = 'scale') -> Scale:
+    """Return a scale, numbers as floats; the values of tensors are not read.
+
+    Raises:
+        ConfigError: Neither a finite number nor a tensor of real numbers.
+    """
+    if isinstance(scale, Tensor):
+        if scale.dtype == torch.bool or scale.is_complex():
+            raise ConfigError(f'{name} must hold real numbers, got a tensor of {scale.dtype}; convert it with .float()')
+        return scale
+    if callable(scale):
+        raise ConfigError(f'{name} is the schedule {scale!r}; call it first, as in {scale!r}(progress)')
+    number = as_number(scale)
+    if number is None:
+        raise ConfigError(f'{name} must be a finite number or a tensor, got {shown(scale)}')
+    return number
+
+
+def uniform_value(scale: Scale) -> float | None:
+    """Return the value that all entries of `scale` share, or None where they differ or must not be read.
+
+    Numbers and CPU tensors are read. Reading a GPU tensor would force a sync, and reading a traced one would break the graph.
+    A tensor that requires a gradient is not read either: a learned scale is not skipped for being 1 at this moment.
+
+    Raises:
+        ConfigError: What was passed is no scale.
+    """
+    scale = check_scale(scale)
+    if not isinstance(scale, Tensor):
+        return scale
+    if torch.compiler.is_compiling() or scale.device.type != 'cpu' or scale.requires_grad or scale.numel() == 0:
+        return None
+    low, high = torch.aminmax(scale)
+    return float(low) if bool(low == high) else None
+
+
+def per_sample(like: Tensor) -> tuple[int, ...]:
+    """Return the shape of one value per sample that broadcasts against `like`: `(b, 1, ...)`."""
+    return (like.shape[0],) + (1,) * (like.ndim - 1)
+
+
+def aligned(scale: Scale, like: Tensor, name: str = 'scale', *, wide: bool = False) -> Scale:
+    """Bring a scale into a form that multiplies `like`: numbers stay numbers, `(b,)` becomes `(b, 1, ...)`.
+
+    Args:
+        scale: A scale.
+        like: Predictions, `(b, ...)`. A tensor takes their dtype, so that a float32 scale never widens half precision.
+        name: What to call it in a message.
+        wide: Stay real, and use float32 where `like` is of half precision, for a scale that is computed with first.
+
+    Raises:
+        ConfigError: Not a scale.
+        ShapeError: It does not fit the predictions.
+    """
+    if type(scale) is float and scale - scale == 0:  # finite, said in a way that can be traced
+        return scale
+    scale = check_scale(scale, name)
+    if not isinstance(scale, Tensor):
+        return scale
+    shape, target = tuple(scale.shape), tuple(like.shape)
+    if scale.ndim == 1:
+        if shape[0] not in (1, target[0]):
+            raise ShapeError(
+                f'{name} has {shape[0]} values for a batch of {target[0]} (predictions of shape {target}); '
+                'give one value per sample, or a tensor with as many dimensions as the predictions'
+            )
+        scale = scale.reshape(-1, *per_sample(like)[1:])  # (b, 1, ...)
+    elif scale.ndim > like.ndim or any(n not in (1, t) for n, t in zip(shape[::-1], target[::-1], strict=False)):
+        raise ShapeError(
+            f'{name} of shape {shape} does not broadcast to predictions of shape {target}; '
+            f'give a number, one value per sample ({target[0]},), or a shape that broadcasts, such as {per_sample(like)}'
+        )
+    return scale.to(device=like.device, dtype=torch.promote_types(like.real.dtype, torch.float32) if wide else like.dtype)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
+from classifier_free_guidance_pytorch.guidance.checks import Scale, uniform_value
 from classifier_free_guidance_pytorch.guidance.rule import BaseRule, Predictions, State, Step, in_order
-from classifier_free_guidance_pytorch.guidance.scales import Scale, uniform_value
 from classifier_free_guidance_pytorch.guidance.spaces import check_space, from_x0, to_x0
 
 PostStep = Callable[[Tensor, Tensor], Tensor]

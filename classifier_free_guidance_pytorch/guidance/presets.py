@@ -13,8 +13,8 @@ from classifier_free_guidance_pytorch.guidance._nag import NAG
 from classifier_free_guidance_pytorch.guidance._raag import RAAG
 from classifier_free_guidance_pytorch.guidance._rescale import renorm_to_cond, rescale_to_cond
 from classifier_free_guidance_pytorch.guidance._weak import Weak
+from classifier_free_guidance_pytorch.guidance.checks import Scale
 from classifier_free_guidance_pytorch.guidance.combine import Rule
-from classifier_free_guidance_pytorch.guidance.scales import Scale
 from classifier_free_guidance_pytorch.guidance.schedules import Schedule, interval
 
 

@@ -21,10 +21,13 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
-from classifier_free_guidance_pytorch.guidance.scales import Scale, uniform_value
+from classifier_free_guidance_pytorch.guidance.checks import Scale, uniform_value
 
 BRANCHES = ('cond', 'null', 'weak', 'conds', 'negatives')
 """Every prediction a rule can ask for, in the order in which `Rule.branches` names them."""
+
+SEVERAL = ('conds', 'negatives')
+"""Those of which there may be more than one."""
 
 
 class Predictions(NamedTuple):
@@ -142,7 +145,8 @@ class BaseRule:
         >>> guidance.CFG().branches(7.5), guidance.CFG().branches(1.), guidance.CFG().branches(0.)
         (('cond', 'null'), ('cond',), ('null',))
         """
-        value = uniform_value(scale)
+        is_number = type(scale) is float and scale - scale == 0  # finite, said in a way that can be traced
+        value = scale if is_number else uniform_value(scale)
         if value == 1 and not self.acts_at_one:
             return ('cond',)
         return ('null',) if value == 0 and self.null_at_zero else self.needs
@@ -225,7 +229,11 @@ class BaseRule:
         Returns:
             The guided prediction, `(b, ...)`.
         """
-        if all(given.has(branch) for branch in self.needs):
+        for branch in self.needs:
+            prediction = getattr(given, branch)
+            if prediction is None or (branch in SEVERAL and not prediction):
+                break
+        else:
             return self._guide(given, scale, step)
         # one prediction is enough; inside a sum of rules others may be at hand all the same
         alone = given.null if self.null_at_zero and given.null is not None else given.cond

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
-from classifier_free_guidance_pytorch.guidance.checks import check_number
-from classifier_free_guidance_pytorch.guidance.scales import Scale
+from classifier_free_guidance_pytorch.guidance.checks import Scale, check_number
 
 
 @dataclass(frozen=True)

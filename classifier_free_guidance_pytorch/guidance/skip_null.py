@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_number
+from classifier_free_guidance_pytorch.guidance.checks import Scale, check_alike, check_number, per_sample, uniform_value
 from classifier_free_guidance_pytorch.guidance.combine import Combined, Rule, Wrapper
 from classifier_free_guidance_pytorch.guidance.reductions import dot, norm, ratio
 from classifier_free_guidance_pytorch.guidance.rule import BaseRule, Predictions, State, Step
-from classifier_free_guidance_pytorch.guidance.scales import Scale, guided_samples, per_sample, uniform_value
+from classifier_free_guidance_pytorch.guidance.scales import guided_samples
 
 
 @dataclass(eq=False)

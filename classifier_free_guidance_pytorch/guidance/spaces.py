@@ -17,8 +17,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned
 from classifier_free_guidance_pytorch.guidance.reductions import widened
-from classifier_free_guidance_pytorch.guidance.scales import Scale, aligned
 
 SPACES = ('x0', 'eps', 'v', 'flow')
 
