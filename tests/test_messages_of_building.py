@@ -109,3 +109,18 @@ def test_classes_that_cannot_be_decorated():
     for thing in (len, int, Deaf()):
         with pytest.raises(ConfigError, match=r'is for classes of torch.nn.Module, but got'):
             cfg.classifier_free_guidance_class_decorator(thing)
+
+
+@pytest.mark.parametrize('dims', [(8, 'a'), ('a', 8), (8, 0), (8, True), (8, 1.5), (), 'ab', [8, None], (8,) * 40 + ('a',)])
+def test_every_width_is_looked_at(dims):
+    """A type checker that looks at one item by chance would let most of these pass most of the time."""
+    for _ in range(12):
+        for cls in (cfg.NullConditioner, cfg.TextConditioner, cfg.ConcatTextConditioner, cfg.AttentionTextConditioner):
+            with pytest.raises(ConfigError, match='hidden_dims'):
+                cls(dims, model_types=[TinyEncoder()])
+
+
+def test_arguments_that_no_conditioner_has_are_refused_without_text_too():
+    with pytest.raises(ConfigError, match='modle_types is no argument of any conditioner; a NullConditioner takes those of all'):
+        cfg.NullConditioner((8,), modle_types='t5')
+    cfg.NullConditioner((8,), model_types='t5', attn_heads=3, text_embed_stem_dim_mult=4, dim_latent=7, null='empty')
