@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader
 
 from cfg_demo.fitting import fit
 from cfg_demo.image.unet import Block, wave_features
-from cfg_demo.shapes import ShapesDataset, collate
-from cfg_demo.strips import compare_scales
+from cfg_demo.shapes import collate
+from cfg_demo.strips import close_ups, compare_scales
 from classifier_free_guidance_pytorch import AttentionTextConditioner, TextConditioner, guidance
 
 SIZE = 16
@@ -43,7 +43,7 @@ class TextUNet(nn.Module):
 
 def train(unet, steps, batch=32, drop_prob=0.1):
     """Flow matching (arXiv 2210.02747); every tenth sample loses its text, in both conditioners at once."""
-    batches = iter(DataLoader(ShapesDataset(size=SIZE, length=steps * batch, kinds=('single',)), batch, collate_fn=collate))
+    batches = iter(DataLoader(close_ups(SIZE, steps * batch), batch, collate_fn=collate))
 
     def loss():
         images, captions = next(batches)

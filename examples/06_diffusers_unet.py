@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from cfg_demo.fitting import fit
-from cfg_demo.shapes import ShapesDataset, collate
-from cfg_demo.strips import compare_scales
+from cfg_demo.shapes import collate
+from cfg_demo.strips import close_ups, compare_scales
 from classifier_free_guidance_pytorch import classifier_free_guidance_class_decorator
 from classifier_free_guidance_pytorch.text.mini import MiniAdapter
 
@@ -56,7 +56,7 @@ def train(model, steps, batch=32):
     from diffusers import DDPMScheduler
 
     schedule = DDPMScheduler(**NOISE)
-    batches = iter(DataLoader(ShapesDataset(size=SIZE, length=steps * batch, kinds=('single',)), batch, collate_fn=collate))
+    batches = iter(DataLoader(close_ups(SIZE, steps * batch), batch, collate_fn=collate))
 
     def loss():
         pictures, captions = next(batches)

@@ -9,14 +9,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cfg_demo.shapes import check_all
+from cfg_demo.shapes import ShapesDataset, check_all
 
 PROMPTS = (
-    'a large red circle on a dark background',
-    'a large yellow square on a navy background',
-    'a large green ring on a light background',
-    'a large purple cross on a gray background',
+    'a large red circle in the center on a dark background',
+    'a large yellow square in the center on a navy background',
+    'a large green ring in the center on a light background',
+    'a large purple cross in the center on a gray background',
 )
+ZOOM = 1.5  # small networks learn close-ups sooner
+
+
+def close_ups(size: int, length: int) -> ShapesDataset:
+    """Return captioned pictures of one shape each, close up; the captions say everything, which is learned soonest.
+
+    Args:
+        size: Width and height in pixels.
+        length: How many.
+    """
+    return ShapesDataset(size=size, length=length, kinds=('single',), told=1.0, zoom=ZOOM)
 
 
 def save_strips(path: str | Path, prompts: Sequence[str], drawn: Mapping[float, Tensor], shown: int = 6) -> None:
@@ -61,7 +72,7 @@ def compare_scales(
     drawn = {scale: sample(texts, scale) for scale in scales}
     shares = {}
     for scale, pictures in drawn.items():
-        right = [bool(verdict.colour and verdict.background) for verdict in check_all(pictures, texts)]
+        right = [bool(verdict.colour and verdict.background) for verdict in check_all(pictures, texts, ZOOM)]
         shares[scale] = sum(right) / len(right)
         print(f'cond_scale {scale:g}: {shares[scale]:6.1%} of {len(texts)} pictures have colour and background as asked')
     save_strips(path, PROMPTS, drawn)

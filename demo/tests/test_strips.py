@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from cfg_demo.shapes import arrange, parse, render
-from cfg_demo.strips import PROMPTS, compare_scales
+from cfg_demo.strips import PROMPTS, ZOOM, close_ups, compare_scales
 
 
 def test_the_share_is_that_of_pictures_with_colour_and_background_as_asked(tmp_path, capsys):
     def sample(texts, scale):
-        layouts = [arrange(parse(text), Random(0)) for text in texts]
+        layouts = [arrange(parse(text), Random(0), zoom=ZOOM) for text in texts]
         pictures = torch.stack(list(render(layouts, 16)))
         return 1 - pictures if scale == 0 else torch.cat((pictures[:4], 1 - pictures[4:]))
 
@@ -24,7 +24,12 @@ def test_the_share_is_that_of_pictures_with_colour_and_background_as_asked(tmp_p
         assert picture.size[0] > picture.size[1] > 100
 
 
-def test_the_prompts_are_of_the_world_and_say_colour_and_background():
-    for scene in map(parse, PROMPTS):
-        assert scene.things[0].colour
+def test_the_prompts_say_all_that_the_captions_of_the_close_ups_say():
+    data = close_ups(16, 20)
+    for scene in map(parse, (*PROMPTS, *(data[index].caption for index in range(20)))):
+        (thing,) = scene.things
+        assert thing.colour
+        assert thing.shape
+        assert thing.size
+        assert scene.place
         assert scene.background
