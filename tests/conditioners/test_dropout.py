@@ -195,3 +195,18 @@ def test_dropout_of_a_seed_is_reproducible():
         torch.manual_seed(7)
         outputs.append(conditioner(TEXTS * 4)[0](noise(12, 6)))
     torch.testing.assert_close(*outputs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('make_one', [lambda **k: make('attention', **k), make_raw], ids=['attention', 'raw'])
+def test_the_empty_null_replaces_joined_tokens_of_two_encoders(make_one):
+    """What `embed_texts` returned holds the tokens of both encoders in one tensor: the null is joined in the same order."""
+    conditioner = make_one(encoders=two_encoders(), null='empty')
+    embeds, keep = conditioner.embed_texts(TEXTS), torch.tensor([1.0, 0.0, 0.0])  # the first text is dropped
+    embed, mask = conditioner(text_embeds=embeds, cond_drop_prob=keep, return_text_cond=True)[1]
+    (empty, real), longest = conditioner.embed_texts(['']), embed.shape[1]
+    assert longest == max(embeds.embed.shape[1], empty.shape[1])
+    count = empty.shape[1]
+    torch.testing.assert_close(embed[0, :count][real[0]], empty[0][real[0]])
+    assert mask[0].tolist() == [*real[0].tolist(), *[False] * (longest - count)]
+    torch.testing.assert_close(embed[1:][mask[1:]], embeds.embed[1:][embeds.mask[1:]])
+    assert torch.equal(mask[1:], embeds.mask[1:])
