@@ -1,16 +1,18 @@
-"""The error family, and the type checker that speaks it.
+"""The error family, and the type checker that uses it.
 
-Every error a user can cause is a `CFGError`. A message says what was passed, what was expected and how to fix it.
-`assert` is left for the library's own invariants.
+The library's own errors are `CFGError`s: about an argument, a call at the wrong time, a damaged file or a missing package. A
+message says what was passed, what was expected and how to fix it. Three errors are Python's own, because its protocols ask for
+them: `IndexError` for a place beyond the end, `AttributeError` for an unknown name, `TypeError` for too many arguments. What a
+user's own code raises passes through unchanged. `assert` is for the library's own invariants.
 
     CFGError
     ├── ConfigError             (ValueError)    an argument that can never work
     │   └── ArgumentTypeError                   ... because of its type
     ├── ShapeError              (ValueError)    tensors or batches that do not fit together
-    ├── UsageError              (RuntimeError)  the right thing at the wrong time
-    ├── StoreError              (RuntimeError)  files of a store of embeddings that are damaged, missing or of another
+    ├── UsageError              (RuntimeError)  a valid call at the wrong time
+    ├── StoreError              (RuntimeError)  a file of an embedding store that is damaged, missing or of a different store
     ├── UnknownCaptionError     (KeyError)      a caption that a store does not hold
-    └── MissingDependencyError  (ImportError)   a package, a model or a file that is not there
+    └── MissingDependencyError  (ImportError)   a package, a model or a file that is missing
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ F = TypeVar('F', bound=Callable[..., Any])
 
 
 class CFGError(Exception):
-    """Base of every error this library raises on purpose."""
+    """Base of the library's own errors."""
 
 
 class ConfigError(CFGError, ValueError):
@@ -36,25 +38,25 @@ class ShapeError(CFGError, ValueError):
 
 
 class UsageError(CFGError, RuntimeError):
-    """A call that is well formed but not possible now, such as guidance in training mode."""
+    """A valid call that is not possible now, such as guidance in training mode."""
 
 
 class StoreError(CFGError, RuntimeError):
-    """A file of a store of embeddings that is damaged, missing, unfinished or of another store; the message names it."""
+    """A file of an embedding store that is damaged, missing, unfinished or of a different store; the message names it."""
 
 
 class UnknownCaptionError(CFGError, KeyError):
-    """A caption that a store of embeddings does not hold."""
+    """A caption that an embedding store does not hold."""
 
     __str__ = Exception.__str__  # KeyError would show the sentence in quotes
 
 
 class MissingDependencyError(CFGError, ImportError):
-    """A package, model or file that is needed and cannot be found."""
+    """A package, model or file that is needed and missing."""
 
 
 class ArgumentTypeError(ConfigError):
-    """An argument of the wrong type, in one plain sentence made of what the type checker found."""
+    """An argument of the wrong type, with the finding of the type checker in one plain sentence."""
 
     def __init__(self, finding: str) -> None:
         found = re.search(r'parameter (?P<given>.*?) violates type hint (?P<hint>.*?), as (?P<reason>.*)', finding, re.DOTALL)
@@ -65,11 +67,10 @@ class ArgumentTypeError(ConfigError):
         super().__init__(finding)
 
 
-# Types of public arguments are checked where objects are built, never in the hot path.
-# As everywhere in Python, an int serves as a float.
-# The checker is loaded, and its check written, at the first call: at import it would cost 5 % of the time of `import torch`.
+# Argument types are checked where objects are built, never in the hot path. As everywhere in Python, an int serves as a float.
+# beartype loads at the first call: at import it would add 5 % to the time of `import torch`.
 def checked(function: F) -> F:
-    """Check the types of a function's arguments, and raise our own error."""
+    """Decorate a function: check the types of its arguments, and raise `ArgumentTypeError` for a wrong one."""
 
     @cache
     def with_check() -> Callable[..., Any]:

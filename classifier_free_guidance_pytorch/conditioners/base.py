@@ -30,7 +30,7 @@ from classifier_free_guidance_pytorch.conditioners.prepared import (
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, Texts, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from classifier_free_guidance_pytorch.layers import CondFn
-from classifier_free_guidance_pytorch.text import Encoder, EncodingMemo, TextEncoding
+from classifier_free_guidance_pytorch.text import Encoder, RecentCache, TextEncoding
 
 Null: TypeAlias = Literal['learned', 'zeros', 'empty']
 TextEmbeds: TypeAlias = Tensor | TextCondReturn | TextEncoding | Sequence[TextEncoding] | tuple[Tensor, Tensor]
@@ -63,7 +63,7 @@ class Conditioner(nn.Module, ABC):
         self.null = null
         self.conditioners = nn.ModuleList()
         self.watch = WeightWatch()
-        self._conditions = EncodingMemo(size=8)
+        self._conditions = RecentCache(size=8)
         self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
     @abstractmethod

@@ -10,7 +10,7 @@ import torch
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from classifier_free_guidance_pytorch.text import (
     Encoder,
-    EncodingMemo,
+    RecentCache,
     TextEncoder,
     TextEncoding,
     as_texts,
@@ -35,7 +35,7 @@ class TextSource:
         self.dims_latent = tuple(encoder.dim_latent for encoder in encoders)
         self.dims_pooled = tuple(encoder.dim_pooled for encoder in encoders)
         self.identities = tuple(map(identity_of, encoders))
-        self._memo, self._empty = EncodingMemo(), EncodingMemo()
+        self._memo, self._empty = RecentCache(), RecentCache()
 
     @classmethod
     def build(cls, model_types: Any, model_names: Any, model_kwargs: Any, text_embed_pad_value: float) -> TextSource:

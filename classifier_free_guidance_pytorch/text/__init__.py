@@ -1,15 +1,16 @@
-"""Strings to `TextEncoding`: the encoders, and what they share."""
+"""Strings to `TextEncoding`: the frozen encoders, and what they share."""
 
-from classifier_free_guidance_pytorch.text.base import Encoder, EncodingMemo, TextEncoder, encode_with
+from classifier_free_guidance_pytorch.text.base import Encoder, TextEncoder, encode_with
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
 from classifier_free_guidance_pytorch.text.identity import EncoderIdentity, identity_of
+from classifier_free_guidance_pytorch.text.recent import RecentCache
 from classifier_free_guidance_pytorch.text.registry import build_encoder, build_encoders
-from classifier_free_guidance_pytorch.text.texts import as_texts, shortened
+from classifier_free_guidance_pytorch.text.texts import as_texts, shorten
 
 __all__ = [
     'Encoder',
     'EncoderIdentity',
-    'EncodingMemo',
+    'RecentCache',
     'TextEncoder',
     'TextEncoding',
     'as_texts',
@@ -17,5 +18,5 @@ __all__ = [
     'build_encoders',
     'encode_with',
     'identity_of',
-    'shortened',
+    'shorten',
 ]

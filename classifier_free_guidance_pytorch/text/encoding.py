@@ -1,42 +1,39 @@
-"""What a text encoder returns: tokens, the mask that says which of them are real, and one pooled vector per text.
+"""What a text encoder returns: tokens, a mask that marks the real ones, and one pooled vector per text.
 
-The mask comes from the tokenizer and travels with the tokens from here on; nothing downstream infers it from values.
+The mask comes from the tokenizer and stays with the tokens. Nothing infers it from values.
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
+from classifier_free_guidance_pytorch.rows import Rows
 from classifier_free_guidance_pytorch.text.identity import EncoderIdentity
 
 
-def moved(tensor: Tensor, device: torch.device | str | int | None, dtype: torch.dtype | None) -> Tensor:
-    """A tensor on a device and / or in a floating dtype; masks stay boolean."""
-    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-
-
 @dataclass(frozen=True, eq=False)
-class TextEncoding:
+class TextEncoding(Rows):
     """The frozen features of a batch of texts.
 
     Attributes:
-        tokens: one feature per token, `(b, n, dim_latent)`; `n` is 0 where only pooled features were stored.
+        tokens: One feature per token, `(b, n, dim_latent)`; `n` is 0 where only pooled features were stored.
         mask: `(b, n)`, boolean, True where the token is real and False where it is padding.
-        pooled: one feature per text, `(b, dim_pooled)`; of width 0 where only tokens were stored.
-        origin: the encoder that made it, where that is known, as of what was stored; conditioners for another refuse it.
+        pooled: One feature per text, `(b, dim_pooled)`; of width 0 where only tokens were stored.
+        origin: The encoder that made it, where that is known, as for encodings from a store. Conditioners for a different
+            encoder refuse it.
 
     Raises:
-        ShapeError: the three tensors do not describe the same batch.
-        ConfigError: the mask is not boolean.
+        ShapeError: The three tensors do not describe the same batch.
+        ConfigError: The mask is not boolean.
 
     Example:
         >>> encoding = TextEncoding(torch.randn(2, 5, 8), torch.ones(2, 5, dtype=torch.bool), torch.randn(2, 8))
@@ -65,30 +62,30 @@ class TextEncoding:
         return len(self.tokens)
 
     def __getitem__(self, index: SupportsIndex | slice | Sequence[int] | Tensor) -> TextEncoding:
-        """Some of the texts, always as a batch: `encoding[3]` is a batch of one."""
+        """Return some of the texts, always as a batch: `encoding[3]` is a batch of one.
+
+        Raises:
+            IndexError: There is no such text.
+        """
         if isinstance(index, slice) or (isinstance(index, Tensor) and index.ndim):
-            return self.map(lambda t: t[index])
-        # A list of rows always: a bare number would drop the batch, and a tuple would index the other dimensions.
-        rows = [operator.index(index)] if isinstance(index, SupportsIndex) else list(index)
-        for row in rows:
-            if not -len(self) <= row < len(self):
-                raise IndexError(f'text {row} of an encoding of {len(self)} texts')
-        return self.map(lambda t: t[rows])
-
-    def map(self, fn: Callable[[Tensor], Tensor]) -> TextEncoding:
-        """The encoding with `fn` applied to each of its three tensors."""
-        return TextEncoding(fn(self.tokens), fn(self.mask), fn(self.pooled), self.origin)
-
-    def to(self, device: torch.device | str | int | None = None, dtype: torch.dtype | None = None) -> TextEncoding:
-        """Move to a device and / or a floating dtype; the mask stays boolean."""
-        return self.map(lambda t: moved(t, device, dtype))
+            return self.index(index)
+        # A list always: a bare number would drop the batch, and a tuple would index the other dimensions.
+        places = [operator.index(index)] if isinstance(index, SupportsIndex) else list(index)
+        for place in places:
+            if not -len(self) <= place < len(self):
+                raise IndexError(f'text {place} of an encoding of {len(self)} texts')
+        return self.index(places)
 
     def pin_memory(self) -> TextEncoding:
-        """In page-locked memory, as a `DataLoader` with `pin_memory=True` asks of what it collates."""
+        """Copy to page-locked memory, as a `DataLoader` with `pin_memory=True` asks of what it collates."""
         return self.map(lambda t: t.pin_memory())
 
     def padded(self, length: int) -> TextEncoding:
-        """The same encoding with room for `length` tokens; the new ones are zeros, and masked out."""
+        """Return the same encoding with room for `length` tokens; the new ones are zeros, and masked out.
+
+        Raises:
+            ShapeError: It has more tokens than that.
+        """
         missing = length - self.tokens.shape[1]
         if missing < 0:
             raise ShapeError(f'cannot pad an encoding of {self.tokens.shape[1]} tokens to {length}')
@@ -96,7 +93,11 @@ class TextEncoding:
 
     @staticmethod
     def collate(encodings: Sequence[TextEncoding]) -> TextEncoding:
-        """Join batches into one, padded to the longest; fits a `DataLoader` as `collate_fn`."""
+        """Join batches into one, padded to the longest text; fits a `DataLoader` as `collate_fn`.
+
+        Raises:
+            ConfigError: There is nothing to join, or different encoders made the encodings.
+        """
         if not encodings:
             raise ConfigError('TextEncoding.collate needs at least one encoding, but got an empty sequence')
         origins = {encoding.origin: None for encoding in encodings}
@@ -110,7 +111,7 @@ class TextEncoding:
         return TextEncoding(tokens, mask, pooled, encodings[0].origin)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the encoding to one safetensors file."""
+        """Write the encoding to one safetensors file, without its origin."""
         from safetensors.torch import save_file
 
         # Clones, because pooled may be a view of the tokens, and safetensors refuses tensors that share memory.
@@ -122,13 +123,13 @@ class TextEncoding:
         """Read what `save` wrote.
 
         Raises:
-            ConfigError: the file holds something else.
+            ConfigError: The file holds something else.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         try:
-            tensors: dict[str, Any] = load_file(path, device=device)
+            tensors = load_file(path, device=device)
         except SafetensorError as error:
             raise ConfigError(f'{path} is no safetensors file, as TextEncoding.save writes it ({error})') from error
         if tensors.keys() != {'tokens', 'mask', 'pooled'}:

@@ -1,4 +1,8 @@
-"""Which encoder made an encoding: what is compared before stored features meet a conditioner."""
+"""Which encoder made an encoding.
+
+Encodings that an `EmbeddingStore` returns carry the identity of their encoder, and a conditioner that was built for a different
+one refuses them. Files that `TextEncoding.save` writes hold no identity, so nothing is compared for those.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +12,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EncoderIdentity:
-    """What tells one encoder's features from another's. Device and precision are no part of it.
+    """What distinguishes one encoder's features from another's. Device and precision are not part of it.
 
     Attributes:
-        type: the adapter's class, such as `'T5Adapter'`.
-        name: the model, as its encoder was given it; empty for an object that states none.
-        revision: the commit of the model's files or a digest of its weights; None where it is not known.
-        settings: what else decides the features, such as `(('layer', -1), ('pooling', 'mean'))`, sorted by name.
+        type: The adapter's class, such as `'T5Adapter'`.
+        name: The model, as it was named to its encoder; empty for an object without a name.
+        revision: The commit of the model's files or a digest of its weights; None where it is unknown.
+        settings: What else decides the features, such as `(('layer', -1), ('pooling', 'mean'))`, sorted by name.
 
     Example:
         >>> print(EncoderIdentity('T5Adapter', 'google/t5-v1_1-base', 'a1b2'))
@@ -27,7 +31,7 @@ class EncoderIdentity:
     settings: tuple[tuple[str, Any], ...] = ()
 
     def matches(self, other: EncoderIdentity) -> bool:
-        """Whether nothing that is known of both tells them apart."""
+        """Return whether both can be the same encoder; a revision that is unknown matches every revision."""
         same_revision = self.revision is None or other.revision is None or self.revision == other.revision
         return same_revision and (self.type, self.name, self.settings) == (other.type, other.name, other.settings)
 
@@ -38,7 +42,7 @@ class EncoderIdentity:
 
 
 def identity_of(encoder: Any) -> EncoderIdentity:
-    """The identity of one of our encoders, or of any object: its class, and its `name` and `revision` if it has them."""
+    """Return the identity of an encoder; of any other object its class, and its `name` and `revision` if they are strings."""
     stated = getattr(encoder, 'identity', None)
     if isinstance(stated, EncoderIdentity):
         return stated

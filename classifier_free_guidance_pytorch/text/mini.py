@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from functools import cache
-from os import PathLike
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.errors import MissingDependencyError, checked
-from classifier_free_guidance_pytorch.text.hugging_face import HFTextAdapter
-from classifier_free_guidance_pytorch.text.identity import EncoderIdentity
-from classifier_free_guidance_pytorch.text.texts import shortened
+from classifier_free_guidance_pytorch.errors import MissingDependencyError
+from classifier_free_guidance_pytorch.text.hugging_face import TransformersEncoder
+from classifier_free_guidance_pytorch.text.texts import shorten
 
 _WEIGHTS = Path(__file__).parent / 'mini_weights'
 
 
 @cache
 def _digest_of_weights() -> str:
-    """What tells these weights from those of another release."""
+    """Return the revision of the shipped weights: a later release may ship others under the same name."""
     return hashlib.sha256((_WEIGHTS / 'model.safetensors').read_bytes()).hexdigest()[:16]
 
 
-class MiniAdapter(HFTextAdapter):
+class MiniAdapter(TransformersEncoder):
     """The encoder in the package; pooled is the mean of the last hidden state over the real tokens.
 
-    It knows the few hundred words of the captions it was trained on, and nothing else: a text that is mostly outside its
-    vocabulary is encoded all the same, with one warning.
+    It knows only the few hundred words of the captions it was trained on. It encodes any other text too, and warns once if it
+    does not know most of the words.
 
     Example:
         >>> encoding = MiniAdapter().encode(['a red circle', 'a small blue square above a green triangle'])
@@ -38,20 +35,6 @@ class MiniAdapter(HFTextAdapter):
     """
 
     default_name = 'mini'
-
-    @checked
-    def __init__(
-        self,
-        name: str | PathLike[str] | None = None,
-        *,
-        device: torch.device | str | int | None = None,
-        dtype: torch.dtype | None = None,
-        max_length: int | None = None,
-        text_embed_pad_value: float | int = 0.0,
-    ) -> None:
-        super().__init__(
-            name, pooling='mean', device=device, dtype=dtype, max_length=max_length, text_embed_pad_value=text_embed_pad_value
-        )
 
     @property
     def _source(self) -> str:
@@ -65,24 +48,19 @@ class MiniAdapter(HFTextAdapter):
                 'reinstall the package, or pass a folder with such a model as model_names'
             )
         super()._read(max_length)
-
-    @property
-    def identity(self) -> EncoderIdentity:
-        """Of the shipped weights it states their digest, since a later release may ship others under the same name."""
-        if self.name != self.default_name:
-            return super().identity
-        return replace(super().identity, revision=_digest_of_weights())
+        if self.name == self.default_name:
+            self.revision = _digest_of_weights()
 
     def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        ids, mask = super()._tokenize(texts)
+        ids, mask = super()._tokenize(texts)  # (b, n)
         special = torch.isin(ids, torch.tensor(sorted(set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id})))
-        words = (mask & ~special).sum(dim=1)
+        words = (mask & ~special).sum(dim=1)  # (b,)
         unknown = (mask & (ids == self.tokenizer.unk_token_id)).sum(dim=1)
-        strange = (2 * unknown > words).nonzero().flatten().tolist()
-        if strange:
+        unfamiliar = (2 * unknown > words).nonzero().flatten().tolist()
+        if unfamiliar:
             self._warn_once(
                 'vocabulary',
-                f"the encoder 'mini' does not know most words of {shortened(texts[strange[0]])}: it was trained on captions "
+                f"the encoder 'mini' does not know most words of {shorten(texts[unfamiliar[0]])}: it was trained on captions "
                 "of coloured shapes, so for free text use another, such as 't5' or 'clip'. This warning is given once",
             )
         return ids, mask

@@ -17,10 +17,11 @@ from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependen
 from classifier_free_guidance_pytorch.text.base import TextEncoder
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
 from classifier_free_guidance_pytorch.text.hub import read_model_files
+from classifier_free_guidance_pytorch.text.networks import Device
 from classifier_free_guidance_pytorch.text.torchvision_repair import repair_torchvision
 from classifier_free_guidance_pytorch.text.transformers_files import read_config
 
-# Models whose default weights are settled; of any other with several, the user chooses.
+# Models with an undisputed default; where any other model has several weights, the user chooses.
 _DEFAULT_TAGS = {'ViT-B-32': 'laion2b_s34b_b79k'}
 _CHECKPOINT_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')  # open_clip's own order
 
@@ -28,25 +29,25 @@ _CHECKPOINT_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin
 class OpenClipAdapter(TextEncoder):
     """The text tower of an open_clip model: CLIP, CoCa, SigLIP and others.
 
-    Tokens are the last hidden state after the final norm; pooled is the projected and l2-normalised text embedding, whose
-    width may differ from that of the tokens. Start, text and end tokens are real. CLIP's own towers look back only, so they read
-    no further than the longest text of the batch, which changes nothing but the time; others read every text at the full context
-    length, as in training, and the result is cut to the longest.
+    Tokens are the last hidden state after the final norm. Pooled is the projected and l2-normalised text embedding, whose
+    width may differ from that of the tokens. Start, text and end tokens are real. CLIP's own towers are causal, so they read only
+    as far as the longest text of the batch, which changes nothing but the time; others read every text at the full context
+    length, as in training, and the result is cut to the longest text.
 
-    OpenAI's and some other weights were trained with QuickGELU. Which ones, open_clip knows by their tag.
+    OpenAI's weights and some others were trained with QuickGELU. open_clip knows which ones by their tag.
 
     Args:
-        name: an architecture (`'ViT-B-32'`), `'hf-hub:org/model'` or `'local-dir:/folder'`.
-        pretrained: a tag of open_clip or the path of a checkpoint; None for the default of `ViT-B-32` or a model's only tag.
-        quick_gelu: force the activation of a checkpoint of your own; None takes what the tag or the architecture says.
-        device: keep the network on this device; None follows the caller.
-        dtype: run the network in this precision; None follows the caller.
-        max_length: truncate texts at this many tokens, at most the context length.
-        text_embed_pad_value: written at padding by `embed_text(..., return_text_encodings=True)`.
+        name: An architecture (`'ViT-B-32'`), `'hf-hub:org/model'` or `'local-dir:/folder'`.
+        pretrained: A tag of open_clip or the path of a checkpoint; None for the default of `ViT-B-32` or a model's only tag.
+        quick_gelu: The activation of your own checkpoint; None takes what the tag or the architecture says.
+        device: Keep the network on this device; None follows the caller.
+        dtype: Run the network in this precision; None follows the caller.
+        max_length: Truncate texts at this many tokens, at most the context length.
+        text_embed_pad_value: What `embed_text(..., return_text_encodings=True)` writes at padding.
 
     Raises:
-        ConfigError: an unknown architecture or tag, or a limit above the context length.
-        MissingDependencyError: open_clip, or a configuration or tokenizer, cannot be read.
+        ConfigError: An unknown architecture or tag, or a limit above the context length.
+        MissingDependencyError: open_clip is not installed, or a configuration or tokenizer cannot be read.
 
     Papers: https://arxiv.org/abs/2103.00020 (CLIP), https://arxiv.org/abs/2212.07143 (open_clip).
     """
@@ -60,7 +61,7 @@ class OpenClipAdapter(TextEncoder):
         *,
         pretrained: str | PathLike[str] | None = None,
         quick_gelu: bool | None = None,
-        device: torch.device | str | int | None = None,
+        device: Device | None = None,
         dtype: torch.dtype | None = None,
         max_length: int | None = None,
         text_embed_pad_value: float | int = 0.0,
@@ -70,20 +71,26 @@ class OpenClipAdapter(TextEncoder):
         super().__init__(name, device=device, dtype=dtype, max_length=max_length, text_embed_pad_value=text_embed_pad_value)
 
     def _read(self, max_length: int | None) -> None:
-        open_clip = import_open_clip()
+        open_clip = _import_open_clip()
         if ':' not in self.name:
-            self.name = self.name.replace('/', '-')  # 'ViT-B/32' is how OpenAI writes it
+            self.name = self.name.replace('/', '-')  # OpenAI writes 'ViT-B/32'
         elif self.pretrained is not None:
             raise ConfigError(f'{self.name!r} comes with its weights, so pretrained={self.pretrained!r} must not be given')
-        config = read_open_clip_config(open_clip, self.name)
-        self._choose_weights(open_clip)
+        config = _read_config(open_clip, self.name)
+        if ':' not in self.name:
+            self._choose_weights(open_clip)
         text = config['text_cfg']
         width = text.get('width', 512)
         if text.get('hf_model_name'):
             width = read_config('OpenClipAdapter', text['hf_model_name']).hidden_size
         self.dim_latent = width
         self.dim_pooled = width if text.get('proj_type') == 'none' else config['embed_dim']
-        self.tokenizer = self._read_tokenizer(open_clip, bool(text.get('hf_tokenizer_name')))
+        if text.get('hf_tokenizer_name'):  # the only tokenizers with files
+            self.tokenizer = read_model_files(
+                'OpenClipAdapter', self.name, lambda local: open_clip.get_tokenizer(self.name, local_files_only=local)
+            )
+        else:
+            self.tokenizer = open_clip.get_tokenizer(self.name)
         self._context_length: int = self.tokenizer.context_length
         self.max_text_len = max_length or self._context_length
         if self.max_text_len > self._context_length:
@@ -92,27 +99,18 @@ class OpenClipAdapter(TextEncoder):
             )
 
     def _choose_weights(self, open_clip: Any) -> None:
-        """Settle `pretrained`, and what its tag says about the activation."""
-        if ':' in self.name:
-            return
+        """Set `pretrained`, and the activation that its tag states."""
         tags = open_clip.list_pretrained_tags_by_model(self.name)
+        choices = f'pass the path of a checkpoint{", or one of " * bool(tags)}{", ".join(tags)}'
         if self.pretrained is None:
             self.pretrained = _DEFAULT_TAGS.get(self.name) or (tags[0] if len(tags) == 1 else None)
         if self.pretrained is None:
-            raise ConfigError(f"{self.name!r} needs model_kwargs={{'pretrained': ...}}: {_choices(tags)}")
+            raise ConfigError(f"{self.name!r} needs model_kwargs={{'pretrained': ...}}: {choices}")
         if open_clip.is_pretrained_cfg(self.name, self.pretrained):
             stated = bool(open_clip.get_pretrained_cfg(self.name, self.pretrained).get('quick_gelu', False))
             self.quick_gelu = stated if self.quick_gelu is None else self.quick_gelu
         elif not Path(self.pretrained).is_file():
-            raise ConfigError(f'pretrained={self.pretrained!r} is neither a file nor a tag of {self.name!r}: {_choices(tags)}')
-
-    def _read_tokenizer(self, open_clip: Any, from_hub: bool) -> Any:
-        """The tokenizer; only a Hugging Face one has files to read."""
-        if not from_hub:
-            return open_clip.get_tokenizer(self.name)
-        return read_model_files(
-            'OpenClipAdapter', self.name, lambda local: open_clip.get_tokenizer(self.name, local_files_only=local)
-        )  # fmt: skip
+            raise ConfigError(f'pretrained={self.pretrained!r} is neither a file nor a tag of {self.name!r}: {choices}')
 
     def _weights_key(self) -> Hashable:
         return type(self), self.name, self.pretrained, self.quick_gelu
@@ -121,10 +119,10 @@ class OpenClipAdapter(TextEncoder):
         return {'pretrained': self.pretrained, 'quick_gelu': self.quick_gelu}
 
     def _load(self, dtype: torch.dtype) -> nn.Module:
-        open_clip = import_open_clip()
+        open_clip = _import_open_clip()
         checkpoint = self.pretrained
         if checkpoint is not None and not Path(checkpoint).is_file():
-            checkpoint = find_checkpoint(open_clip, open_clip.get_pretrained_cfg(self.name, checkpoint))
+            checkpoint = _find_checkpoint(open_clip, open_clip.get_pretrained_cfg(self.name, checkpoint))
         model = read_model_files(
             'OpenClipAdapter',
             self.name.partition(':')[2] or self.name,
@@ -132,82 +130,80 @@ class OpenClipAdapter(TextEncoder):
                 self.name, checkpoint, force_quick_gelu=bool(self.quick_gelu), force_custom_text=True
             ),
         )
-        tower: Any = model.text  # the image tower is dropped here
+        tower = model.text  # the image tower is dropped here
         if not hasattr(tower, 'output_tokens'):
             raise ConfigError(f'the text tower of {self.name!r}, {type(tower).__name__}, does not give its tokens')
         tower.output_tokens = True
-        network: nn.Module = tower.to(dtype)
-        return network
+        return tower.to(dtype)
+
+    def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        limit = self.max_text_len
+        ids = self.tokenizer(list(texts), context_length=limit)
+        mask = self._mask_of(ids)
+        self._warn_of_truncated(
+            texts, mask.all(dim=1), lambda text: bool(self._mask_of(self.tokenizer([text], context_length=limit + 1)).all())
+        )
+        missing = self._context_length - ids.shape[1]
+        return F.pad(ids, (0, missing), value=self._pad_id()), F.pad(mask, (0, missing))
 
     def _forward(self, network: Any, ids: Tensor, mask: Tensor) -> TextEncoding:
-        if _looks_back_only(network):
+        if _is_causal(network):
             length = _longest(mask)
-            network, ids, mask = _for_length(network, length), ids[:, :length], mask[:, :length]
-        pooled, tokens = network(ids)
+            network, ids, mask = _with_length(network, length), ids[:, :length], mask[:, :length]
+        pooled, tokens = network(ids)  # (b, d), (b, n, d)
         # Some towers give their tokens without the one they pool, the first (CLS) or, in open_clip 2, the last.
         first = 0 if getattr(network, 'pool_type', None) == 'last' else mask.shape[1] - tokens.shape[1]
         mask = mask[:, first : first + tokens.shape[1]]
         longest = _longest(mask)
         return TextEncoding(tokens[:, :longest], mask[:, :longest], F.normalize(pooled, dim=-1))
 
-    def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        """Token ids and mask at the full context length, `(b, n)`."""
-        ids = self.tokenizer(list(texts), context_length=self.max_text_len)
-        mask = self._real(ids)
-        for row in mask.all(dim=1).nonzero().flatten().tolist():
-            if self._real(self.tokenizer([texts[row]], context_length=self.max_text_len + 1)).all():
-                self._warn_truncated(texts[row])
-                break
-        missing = self._context_length - ids.shape[1]
-        return F.pad(ids, (0, missing), value=self._pad_id()), F.pad(mask, (0, missing))
+    def _mask_of(self, ids: Tensor) -> Tensor:
+        """Return the mask of token ids, both `(b, n)`.
 
-    def _real(self, ids: Tensor) -> Tensor:
-        """Which tokens are not padding.
-
-        Everything up to the end token is real. By that token, and not by the padding's id, because the two may be one
-        (SigLIP), or because the padding's id may also be a word's (CLIP's is that of '!').
+        Everything up to the end token is real. The padding's id decides only where there is no end token: it may be the end
+        token's (SigLIP), or that of a word (CLIP pads with the id of '!').
         """
-        end = self._end_id()
+        real, end = ids != self._pad_id(), self._end_id()
         if end is None:
-            return ids != self._pad_id()
+            return real
         ends = (ids == end).int()
         before_or_at = ends.cumsum(dim=1) - ends == 0
-        return torch.where(ends.any(dim=1, keepdim=True), before_or_at, ids != self._pad_id())
+        return torch.where(ends.any(dim=1, keepdim=True), before_or_at, real)
 
     def _end_id(self) -> int | None:
-        """The end token of open_clip's tokenizer, or of the Hugging Face tokenizer in it (which may have been stripped of it)."""
+        """Return the end token of open_clip's tokenizer, or of the Hugging Face tokenizer in it, if that was not stripped."""
         if hasattr(self.tokenizer, 'eot_token_id'):
             return int(self.tokenizer.eot_token_id)
         if getattr(self.tokenizer, 'strip_sep_token', False) or getattr(self.tokenizer, 'tokenizer_mode', ''):
             return None
         inner = self.tokenizer.tokenizer
-        return inner.sep_token_id if inner.eos_token_id is None else inner.eos_token_id  # type: ignore[no-any-return]
+        return inner.sep_token_id if inner.eos_token_id is None else inner.eos_token_id
 
     def _pad_id(self) -> int:
         inner = getattr(self.tokenizer, 'tokenizer', None)
         return 0 if inner is None or inner.pad_token_id is None else int(inner.pad_token_id)
 
 
-def _looks_back_only(network: Any) -> bool:
-    """Whether nothing that stands behind a text's end token has a part in its features: the tower is causal, and pools there."""
+def _is_causal(network: Any) -> bool:
+    """Return whether features never depend on what follows a text's end token: the tower is causal, and pools at that token."""
     causal = getattr(network, 'attn_mask', None) is not None and getattr(network, 'cls_emb', None) is None
     return causal and getattr(network, 'pool_type', None) in ('argmax', 'eos')
 
 
-def _for_length(network: Any, length: int) -> Any:
-    """The same tower, with the causal mask of shorter texts; a shallow copy, since other threads may be running the tower."""
+def _with_length(network: Any, length: int) -> Any:
+    """Return a shallow copy of the tower with a shorter causal mask; other threads may be running the tower itself."""
     shorter = copy(network)
     shorter._buffers = {**network._buffers, 'attn_mask': network.attn_mask[:length, :length]}
     return shorter
 
 
 def _longest(mask: Tensor) -> int:
-    """The number of positions up to the last real token of a batch."""
+    """Return the number of positions up to the last real token of a batch."""
     return int((mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).max())
 
 
-def import_open_clip() -> Any:
-    """open_clip, with torchvision repaired first."""
+def _import_open_clip() -> Any:
+    """Import open_clip, after a repair of torchvision."""
     repair_torchvision()
     try:
         import open_clip
@@ -216,20 +212,19 @@ def import_open_clip() -> Any:
     return open_clip
 
 
-def read_open_clip_config(open_clip: Any, name: str) -> dict[str, Any]:
-    """The model's configuration, without its weights."""
+def _read_config(open_clip: Any, name: str) -> dict[str, Any]:
+    """Return the configuration of a model."""
     schema, _, identifier = name.partition(':')
     if schema == 'local-dir' and not hasattr(open_clip.factory, 'parse_model_name'):
         raise MissingDependencyError(f"names with 'local-dir:' need open_clip_torch 3, but {open_clip.__version__} is installed")
     if schema in ('local-dir', 'hf-hub'):
 
         def read(local: bool) -> Any:
-            folder = Path(identifier)
-            path: Any = folder / 'open_clip_config.json'
+            path: Any = Path(identifier, 'open_clip_config.json')
             if schema == 'hf-hub':
                 from huggingface_hub import hf_hub_download
 
-                path = hf_hub_download(identifier, 'open_clip_config.json', local_files_only=local)
+                path = hf_hub_download(identifier, path.name, local_files_only=local)
             return json.loads(Path(path).read_text())
 
         config = read_model_files('OpenClipAdapter', identifier, read)
@@ -242,12 +237,11 @@ def read_open_clip_config(open_clip: Any, name: str) -> dict[str, Any]:
             )
     if 'text_cfg' not in config or 'embed_dim' not in config:
         raise ConfigError(f'the configuration of {name!r} has no text tower: it holds {sorted(config)}')
-    found: dict[str, Any] = config
-    return found
+    return config
 
 
-def find_checkpoint(open_clip: Any, tag: dict[str, Any]) -> str:
-    """The checkpoint of a tag: from the cache if it is there (without asking the hub), else downloaded."""
+def _find_checkpoint(open_clip: Any, tag: dict[str, Any]) -> str:
+    """Return the checkpoint of a tag: from the cache if it is there (without asking the hub), else downloaded."""
     repository, _, filename = tag.get('hf_hub', '').rpartition('/')
 
     def read(local: bool) -> str:
@@ -263,7 +257,3 @@ def find_checkpoint(open_clip: Any, tag: dict[str, Any]) -> str:
 
     how_local = "model_kwargs={'pretrained': '/path/to/the/checkpoint'}"
     return read_model_files('OpenClipAdapter', repository or tag.get('url', ''), read, how_local)
-
-
-def _choices(tags: list[str]) -> str:
-    return f'pass the path of a checkpoint, or one of {", ".join(tags)}' if tags else 'pass the path of a checkpoint'

@@ -12,11 +12,11 @@ def as_texts(texts: Any, name: str = 'texts', allow_none: bool = False) -> tuple
 
     Args:
         texts: The batch, one string per sample.
-        name: What the caller calls it.
-        allow_none: Whether None may be among them.
+        name: The caller's name for it, for errors.
+        allow_none: Whether it may contain None.
 
     Returns:
-        The same strings, in a form that can be compared and remembered.
+        The same strings, in a form that can be compared and hashed.
 
     Raises:
         ConfigError: A bare string, no texts at all, `None` among them, or anything that is not a string.
@@ -35,17 +35,17 @@ def as_texts(texts: Any, name: str = 'texts', allow_none: bool = False) -> tuple
         raise ConfigError(f'{name} is empty: pass at least one string; the empty string [""] is a text too')
     for position, text in enumerate(texts):
         if text is None and not allow_none:
-            raise ConfigError(f'{name}[{position}] is None, but every text is a string: write "" where there is nothing to say')
+            raise ConfigError(f'{name}[{position}] is None, but every text is a string: write "" for a sample without text')
         if text is not None and not isinstance(text, str):
             raise ConfigError(f'{name}[{position}] is a {type(text).__name__}, but every text is a string: got {text!r}')
     return tuple(text if text is None else str(text) for text in texts)
 
 
-def shortened(text: str, most: int = 60) -> str:
-    """Return a text as a message shows it: captions can be as long as books.
+def shorten(text: str, most: int = 60) -> str:
+    """Return a text quoted for a message, cut to `most` characters: captions can be as long as books.
 
     Example:
-        >>> shortened('a dog'), shortened('a very long caption', most=10)
+        >>> shorten('a dog'), shorten('a very long caption', most=10)
         ("'a dog'", "'a very ...'")
     """
     return repr(text if len(text) <= most else f'{text[: most - 3]}...')

@@ -1,11 +1,11 @@
-"""Make an installed torchvision importable beside a torch it was not built for.
+"""Make an installed torchvision importable with a torch that it was not built for.
 
 Text encoders use none of torchvision's operators, but open_clip imports torchvision, and so do transformers' model classes
-wherever it is installed. A torchvision built for CUDA beside a CPU-only torch (or for another version of torch) cannot load
-its compiled operators, and then its import ends in `operator torchvision::nms does not exist`: it attaches shape functions to
-two operators that nobody declared. Declaring their schemas is enough.
+wherever it is installed. A torchvision built for CUDA cannot load its compiled operators with a CPU-only torch, nor one built for
+another version of torch. Its import then fails with `operator torchvision::nms does not exist`: it attaches shape functions to
+two operators that were never declared. Declaring their schemas is enough.
 
-Only that failure is repaired, and only after it has happened: declaring the operators beside a working torchvision aborts
+Only this failure is repaired, and only after it has happened: to declare the operators beside a working torchvision aborts
 the process.
 """
 
@@ -17,6 +17,8 @@ import sys
 from threading import Lock
 from typing import Any
 
+import torch
+
 from classifier_free_guidance_pytorch.errors import MissingDependencyError
 
 _SYMPTOM = 'operator torchvision::nms does not exist'
@@ -25,11 +27,11 @@ _SCHEMAS = (
     'qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor',
 )
 _lock = Lock()
-_declared: list[Any] = []  # the library object must outlive this function, or its operators vanish with it
+_declared: list[Any] = []  # the library object must stay alive, or its operators vanish with it
 
 
 def repair_torchvision() -> None:
-    """Import torchvision if it is installed, once more with its operators declared if that is what it lacks.
+    """Import torchvision if it is installed; if its operators are missing, declare them and import it again.
 
     Raises:
         MissingDependencyError: torchvision is installed and cannot be imported for another reason.
@@ -37,43 +39,28 @@ def repair_torchvision() -> None:
     with _lock:
         if 'torchvision' in sys.modules or importlib.util.find_spec('torchvision') is None:
             return
-        try:
-            importlib.import_module('torchvision')
-        except Exception as error:
-            if _SYMPTOM not in str(error):
-                raise _broken(error) from error
-        else:
-            return
-        _forget_torchvision()
-        _declare_operators()
-        try:
-            importlib.import_module('torchvision')
-        except Exception as error:
-            raise _broken(error) from error
-
-
-def _forget_torchvision() -> None:
-    """Drop the submodules that the failed import left behind, so that the second import runs them again."""
-    for name in [name for name in sys.modules if name.partition('.')[0] == 'torchvision']:
-        del sys.modules[name]
+        for repaired in (False, True):
+            try:
+                importlib.import_module('torchvision')
+            except Exception as error:
+                if repaired or _SYMPTOM not in str(error):
+                    raise MissingDependencyError(
+                        f'torchvision is installed but cannot be imported beside torch {torch.__version__} '
+                        f'({type(error).__name__}: {error}), and open_clip and transformers import it: install the torchvision '
+                        'that belongs to this torch, or uninstall torchvision if you do not use CLIP'
+                    ) from error
+            else:
+                return
+            # Drop the submodules that the failed import left behind, so that the second import runs them again.
+            for name in [name for name in sys.modules if name.partition('.')[0] == 'torchvision']:
+                del sys.modules[name]
+            _declare_operators()
 
 
 def _declare_operators() -> None:
     """Declare the two operators, once per process."""
-    import torch
-
     if not _declared:
         library: Any = torch.library.Library('torchvision', 'FRAGMENT')  # type: ignore[no-untyped-call]
         for schema in _SCHEMAS:
             library.define(schema)
         _declared.append(library)
-
-
-def _broken(error: BaseException) -> MissingDependencyError:
-    import torch
-
-    return MissingDependencyError(
-        f'torchvision is installed but cannot be imported beside torch {torch.__version__} ({type(error).__name__}: {error}), '
-        'and open_clip and transformers import it: install the torchvision that belongs to this torch, or uninstall torchvision '
-        'if you do not use CLIP'
-    )

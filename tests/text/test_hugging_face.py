@@ -82,6 +82,17 @@ def test_the_first_end_token_counts(hub):
     torch.testing.assert_close(pooled, tokens[ids.index(ids[-1])])
 
 
+def test_a_text_without_its_end_token_is_pooled_where_it_was_cut(hub):
+    folder = hub.hf_clip()
+    encoder = HFTextAdapter(folder, pooling='eos')
+    ids, mask = (part[:, :6] for part in encoder.tokenize(TEXTS))
+    assert mask.sum(dim=1).tolist() == [5, 6]  # the end of the longer text is cut off
+    pooled = encoder.encode_ids(ids, mask).pooled
+    for row, last in enumerate((4, 5)):
+        tokens = tower(folder, 'clip')[0](input_ids=ids[row : row + 1, : last + 1]).last_hidden_state[0]
+        torch.testing.assert_close(pooled[row], tokens[last], rtol=1e-4, atol=1e-5)
+
+
 def test_a_tokenizer_that_pads_left_without_a_padding_token(hub):
     from transformers import AutoTokenizer
 

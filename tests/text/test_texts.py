@@ -1,4 +1,4 @@
-"""What counts as a batch of texts, and the memo of recent batches."""
+"""What counts as a batch of texts, and the cache of recent results."""
 
 import copy
 import pickle
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.text import EncodingMemo, as_texts
+from classifier_free_guidance_pytorch.text import RecentCache, as_texts
 
 
 @pytest.mark.parametrize('texts', [['a', 'b'], ('a', 'b'), np.array(['a', 'b']), np.array(['a', 'b'], dtype=object)])
@@ -38,28 +38,28 @@ def test_everything_else_gets_its_own_sentence(texts, sentence):
         as_texts(texts)
 
 
-def test_the_memo_computes_each_of_the_last_few_keys_once():
-    memo, computed = EncodingMemo(size=2), []
+def test_the_cache_computes_each_of_the_last_few_keys_once():
+    cache, computed = RecentCache(size=2), []
 
     def ask(key):
-        return memo.get(key, lambda: computed.append(key) or key)
+        return cache.get(key, lambda: computed.append(key) or key)
 
     assert [ask(key) for key in 'abababab'] == list('abababab')
     assert computed == ['a', 'b']
-    ask('c')  # forgets 'a', the oldest
+    ask('c')  # drops 'a', the oldest
     ask('b')
     ask('a')
     assert computed == ['a', 'b', 'c', 'a']
-    memo.clear()
+    cache.clear()
     ask('a')
     assert computed[-1] == 'a'
     assert len(computed) == 5
 
 
-@pytest.mark.parametrize('duplicate', [copy.deepcopy, lambda memo: pickle.loads(pickle.dumps(memo))])
-def test_copies_of_a_memo_are_empty(duplicate):
-    memo = EncodingMemo(size=3)
-    memo.get('a', lambda: 1)
-    other = duplicate(memo)
+@pytest.mark.parametrize('duplicate', [copy.deepcopy, lambda cache: pickle.loads(pickle.dumps(cache))])
+def test_copies_of_a_cache_are_empty(duplicate):
+    cache = RecentCache(size=3)
+    cache.get('a', lambda: 1)
+    other = duplicate(cache)
     assert other.size == 3
     assert other.get('a', lambda: 2) == 2

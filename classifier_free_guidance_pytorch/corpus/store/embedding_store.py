@@ -37,7 +37,7 @@ from classifier_free_guidance_pytorch.corpus.store.reading import (
     open_columns,
 )
 from classifier_free_guidance_pytorch.errors import ConfigError, StoreError, UnknownCaptionError, checked
-from classifier_free_guidance_pytorch.text import TextEncoding, shortened
+from classifier_free_guidance_pytorch.text import TextEncoding, shorten
 
 Encodings: TypeAlias = TextEncoding | tuple[TextEncoding, ...]
 
@@ -208,7 +208,7 @@ class EmbeddingStore:
         row = self._find(entry)
         if row is None:
             raise UnknownCaptionError(
-                f'{shortened(entry, 80)} is not among the {self.plan.unique:,} different captions of {self.directory}'
+                f'{shorten(entry, 80)} is not among the {self.plan.unique:,} different captions of {self.directory}'
             )
         return row
 
