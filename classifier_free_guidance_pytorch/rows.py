@@ -77,7 +77,7 @@ def map_rows(value: T, fn: Map) -> T:
         mapped = value.map(fn)
     elif isinstance(value, tuple):
         mapped = _like(value, [map_rows(part, fn) for part in value])
-    return mapped  # type: ignore[no-any-return]
+    return mapped
 
 
 def _like(value: tuple[Any, ...], parts: list[Any]) -> tuple[Any, ...]:

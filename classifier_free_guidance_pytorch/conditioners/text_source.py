@@ -20,6 +20,7 @@ from classifier_free_guidance_pytorch.text import (
 )
 
 Encodings: TypeAlias = tuple[TextEncoding, ...]
+ModelTypes: TypeAlias = str | Encoder | type[Encoder] | Sequence[str | Encoder | type[Encoder]]
 Texts: TypeAlias = tuple[str | None, ...]  # None among them: a sample that has the null condition
 
 
@@ -56,7 +57,7 @@ class TextSource:
             ConfigError: This is no batch of strings.
         """
         if torch.compiler.is_compiling():
-            return texts  # type: ignore[no-any-return]
+            return texts
         return as_texts(texts, name, allow_none)
 
     def encode(self, texts: Texts, device: torch.device, dtype: torch.dtype, remember: bool) -> Encodings:
@@ -73,13 +74,11 @@ class TextSource:
         said = tuple('' if text is None else text for text in texts)
         if not remember:
             return self._encode(said, device, dtype)
-        encodings: Encodings = self._memo.get((said, device, dtype), lambda: self._encode(said, device, dtype))
-        return encodings
+        return self._memo.get((said, device, dtype), lambda: self._encode(said, device, dtype))
 
     def encode_empty(self, device: torch.device, dtype: torch.dtype) -> Encodings:
         """Return the encoding of the empty string, made once."""
-        encodings: Encodings = self._empty.get((device, dtype), lambda: self._encode(('',), device, dtype))
-        return encodings
+        return self._empty.get((device, dtype), lambda: self._encode(('',), device, dtype))
 
     def _encode(self, texts: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> Encodings:
         return tuple(encode_with(encoder, texts, device=device, dtype=dtype) for encoder in self.encoders)
