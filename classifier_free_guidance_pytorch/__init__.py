@@ -12,7 +12,9 @@ from classifier_free_guidance_pytorch.conditioners import (
     TextConditioner,
     TextEmbeddingReturner,
 )
+from classifier_free_guidance_pytorch.conditioners.prepared import CondFns, PreparedCondition, TextCondReturn
 from classifier_free_guidance_pytorch.decorator import classifier_free_guidance, classifier_free_guidance_class_decorator
+from classifier_free_guidance_pytorch.decorator.typed import CallKeywords, TextConditioned, TextConditionKeywords
 from classifier_free_guidance_pytorch.text import TextEncoding
 from classifier_free_guidance_pytorch.text.hugging_face import BGEAdapter, HFTextAdapter
 from classifier_free_guidance_pytorch.text.open_clip import OpenClipAdapter
@@ -23,11 +25,17 @@ __version__ = '1.0.0'
 __all__ = [
     'AttentionTextConditioner',
     'BGEAdapter',
+    'CallKeywords',
     'ConcatTextConditioner',
+    'CondFns',
     'HFTextAdapter',
     'NullConditioner',
     'OpenClipAdapter',
+    'PreparedCondition',
     'T5Adapter',
+    'TextCondReturn',
+    'TextConditionKeywords',
+    'TextConditioned',
     'TextConditioner',
     'TextEmbeddingReturner',
     'TextEncoding',

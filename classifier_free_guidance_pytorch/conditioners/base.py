@@ -30,7 +30,7 @@ from classifier_free_guidance_pytorch.conditioners.prepared import (
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, Texts, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from classifier_free_guidance_pytorch.layers import CondFn
-from classifier_free_guidance_pytorch.text import Encoder, RecentCache, TextEncoding
+from classifier_free_guidance_pytorch.text import Batch, Encoder, RecentCache, TextEncoding
 
 Null: TypeAlias = Literal['learned', 'zeros', 'empty']
 TextEmbeds: TypeAlias = Tensor | TextCondReturn | TextEncoding | Sequence[TextEncoding] | tuple[Tensor, Tensor]
@@ -90,7 +90,7 @@ class Conditioner(nn.Module, ABC):
         """Return the conditions of texts that are all dropped; one row where that is enough for every batch."""
 
     @abstractmethod
-    def embed_texts(self, texts: Sequence[str]) -> Tensor | TextCondReturn:
+    def embed_texts(self, texts: Batch[str]) -> Tensor | TextCondReturn:
         """Return what 0.7.1's method of this name returned: pooled features for FiLM, projected tokens for attention."""
 
     @property
@@ -114,7 +114,7 @@ class Conditioner(nn.Module, ABC):
         @overload
         def __call__(
             self,
-            texts: Sequence[str] | None = None,
+            texts: Batch[str] | None = None,
             text_embeds: TextEmbeds | None = None,
             *,
             cond_drop_prob: DropProb | None = None,
@@ -124,18 +124,18 @@ class Conditioner(nn.Module, ABC):
         @overload
         def __call__(
             self,
-            texts: Sequence[str] | None = None,
+            texts: Batch[str] | None = None,
             text_embeds: TextEmbeds | None = None,
             *,
             cond_drop_prob: DropProb | None = None,
             repeat_batch: int | Sequence[int] = 1,
             return_text_cond: Literal[True],
         ) -> tuple[CondFns, TextCondReturn]: ...
-        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+        def __call__(self, *args: Any, **kwargs: Any) -> CondFns | tuple[CondFns, TextCondReturn]: ...
 
     def forward(
         self,
-        texts: Sequence[str] | None = None,
+        texts: Batch[str] | None = None,
         text_embeds: TextEmbeds | None = None,
         *,
         cond_drop_prob: DropProb | None = None,
@@ -179,7 +179,7 @@ class Conditioner(nn.Module, ABC):
             )
         return repeats
 
-    def encode_texts(self, texts: Sequence[str]) -> Encodings:
+    def encode_texts(self, texts: Batch[str]) -> Encodings:
         """Run the frozen encoders: one `TextEncoding` per encoder. Store it, and train on it as `text_embeds`."""
         return self.source.encode(self.source.texts(texts), self.weight.device, self.weight.dtype, remember=not self.training)
 
@@ -187,8 +187,8 @@ class Conditioner(nn.Module, ABC):
     @torch.no_grad()
     def prepare(
         self,
-        texts: Sequence[str] | None = None,
-        negative_texts: Sequence[str | None] | None = None,
+        texts: Batch[str] | None = None,
+        negative_texts: Batch[str | None] | None = None,
         *,
         text_embeds: TextEmbeds | None = None,
         negative_text_embeds: TextEmbeds | None = None,

@@ -17,6 +17,7 @@ from classifier_free_guidance_pytorch.conditioners.raw import TextEmbeddingRetur
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, Texts, TextSource
 from classifier_free_guidance_pytorch.conditioners.tokens import AttentionTextConditioner
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError, checked
+from classifier_free_guidance_pytorch.text import Batch
 
 
 class NullConditioner(Conditioner):
@@ -70,9 +71,9 @@ class NullConditioner(Conditioner):
     def null_branch(self, texts: Texts | None = None, text_embeds: TextEmbeds | None = None) -> BranchCondition:
         return BranchCondition((), TextCondReturn(None, None))
 
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+    def embed_texts(self, texts: Batch[str]) -> Tensor:
         raise UsageError('a NullConditioner has no text encoder: choose another text_condition_type to embed texts')
 
-    def encode_texts(self, texts: Sequence[str]) -> Encodings:
+    def encode_texts(self, texts: Batch[str]) -> Encodings:
         self.embed_texts(texts)
         return ()

@@ -21,6 +21,7 @@ from classifier_free_guidance_pytorch.conditioners.text_source import Encodings,
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
 from classifier_free_guidance_pytorch.layers import Concat, FiLM
 from classifier_free_guidance_pytorch.rows import Rows
+from classifier_free_guidance_pytorch.text import Batch
 
 
 @dataclass(eq=False)
@@ -60,7 +61,7 @@ class PooledConditioner(TextReader[Pooled]):
         if null == 'learned':
             self.null_text_embed = nn.Parameter(torch.randn(dim))
 
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+    def embed_texts(self, texts: Batch[str]) -> Tensor:
         """Return the pooled features of all encoders side by side, `(b, sum of dim_pooled)`; frozen, safe to store."""
         return self.read_encodings(self.encode_texts(texts)).feature
 

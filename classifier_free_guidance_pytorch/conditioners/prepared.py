@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Hashable, Iterable
 from copy import deepcopy
 from ctypes import string_at
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, NamedTuple, SupportsIndex, overload
+from typing import Any, NamedTuple, Protocol, SupportsIndex, overload
 from uuid import uuid4
 from weakref import ref
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from classifier_free_guidance_pytorch.layers import CondFn, Condition
+from classifier_free_guidance_pytorch.layers import Condition
 from classifier_free_guidance_pytorch.rows import Rows, detached, map_rows
 
 
@@ -36,7 +36,11 @@ def identity(hiddens: Tensor, repeat_batch: int | None = None) -> Tensor:
     return hiddens
 
 
-AnyCondFn = CondFn | Callable[[Tensor], Tensor]
+class AnyCondFn(Protocol):
+    """What a conditioner returns for each of the hiddens: a `CondFn`, or the identity."""
+
+    def __call__(self, hiddens: Tensor, repeat_batch: int | None = None) -> Tensor:
+        """Return the conditioned hiddens."""
 
 
 class CondFns(tuple[AnyCondFn, ...]):

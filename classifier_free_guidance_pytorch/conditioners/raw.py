@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
+from classifier_free_guidance_pytorch.conditioners.base import TextEmbeds
+from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
+from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, CondFns, TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.text_source import TextSource
 from classifier_free_guidance_pytorch.conditioners.tokens import TokenConditioner, Tokens
 from classifier_free_guidance_pytorch.errors import checked
+from classifier_free_guidance_pytorch.text import Batch
 
 
 class TextEmbeddingReturner(TokenConditioner):
@@ -57,6 +60,18 @@ class TextEmbeddingReturner(TokenConditioner):
     ) -> None:
         source = TextSource.build(model_types, model_names, model_kwargs, text_embed_pad_value)
         super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null, dim_latent, text_embed_pad_value)
+
+    if TYPE_CHECKING:
+
+        def __call__(  # type: ignore[override]  # always the pair
+            self,
+            texts: Batch[str] | None = None,
+            text_embeds: TextEmbeds | None = None,
+            *,
+            cond_drop_prob: DropProb | None = None,
+            repeat_batch: int | Sequence[int] = 1,
+            return_text_cond: bool | None = None,
+        ) -> tuple[CondFns, TextCondReturn]: ...
 
     def condition(self, features: Tokens) -> BranchCondition:
         tokens, mask = features.concatenated()  # (b, n, d), (b, n)

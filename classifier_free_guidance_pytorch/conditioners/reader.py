@@ -114,5 +114,4 @@ class TextReader(Conditioner, Generic[Features]):
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         key: Hashable = (role, texts, self.watch.look(self), autocast)
         with torch.inference_mode(False), torch.no_grad():  # ordinary tensors, whoever asks for them next
-            branch: BranchCondition = self._conditions.get(key, compute)
-        return branch
+            return self._conditions.get(key, compute)

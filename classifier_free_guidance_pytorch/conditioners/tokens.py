@@ -22,6 +22,7 @@ from classifier_free_guidance_pytorch.conditioners.text_source import Encodings,
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
 from classifier_free_guidance_pytorch.layers import CrossAttention
 from classifier_free_guidance_pytorch.rows import Rows
+from classifier_free_guidance_pytorch.text import Batch
 
 
 @dataclass(eq=False)
@@ -58,7 +59,7 @@ class TokenConditioner(TextReader[Tokens]):
         self.text_embed_pad_value = text_embed_pad_value
         self.to_latent_dims = nn.ModuleList(nn.Linear(dim, self.dim_latent) for dim in source.dims_latent)
 
-    def embed_texts(self, texts: Sequence[str]) -> TextCondReturn:
+    def embed_texts(self, texts: Batch[str]) -> TextCondReturn:
         """Return the projected tokens and their mask, as 0.7.1's method did (there without the mask).
 
         The projection is trainable, so these freeze it: store what `encode_texts` returns to train on embeddings.

@@ -7,9 +7,9 @@ all of it; its own `forward(self, x, cond_fns)` is guided too.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from torch import nn
 
@@ -39,6 +39,24 @@ _DECORATED = '__cfg_class_names__'
 M = TypeVar('M', bound=type[nn.Module])
 
 
+@overload
+def classifier_free_guidance_class_decorator(
+    orig_class: M,
+    cond_drop_prob_keyname: str = ...,
+    texts_key_name: str = ...,
+    text_embeds_key_name: str = ...,
+    cond_fns_keyname: str = ...,
+    text_conditioner_name: str = ...,
+) -> M: ...
+@overload
+def classifier_free_guidance_class_decorator(
+    orig_class: None = None,
+    cond_drop_prob_keyname: str = ...,
+    texts_key_name: str = ...,
+    text_embeds_key_name: str = ...,
+    cond_fns_keyname: str = ...,
+    text_conditioner_name: str = ...,
+) -> Callable[[M], M]: ...
 def classifier_free_guidance_class_decorator(
     orig_class: M | None = None,
     cond_drop_prob_keyname: str = 'cond_drop_prob',
@@ -46,7 +64,7 @@ def classifier_free_guidance_class_decorator(
     text_embeds_key_name: str = 'text_embeds',
     cond_fns_keyname: str = 'cond_fns',
     text_conditioner_name: str = 'text_conditioner',
-) -> Any:
+) -> M | Callable[[M], M]:
     """Make a module follow text: `text_condition_*` at construction, `texts=` and `cond_scale=` at call time.
 
     The constructor takes every argument of the conditioner behind `text_condition_`, and `text_condition_type` in `film`,
@@ -143,10 +161,9 @@ def _taking_text_condition(init: Callable[..., None], names: KeyNames) -> Callab
 
     @wraps(init)
     def init_with_text(self: nn.Module, *args: Any, **kwargs: Any) -> None:
-        taken = {name[len(PREFIX) :]: kwargs.pop(name) for name in list(kwargs) if name.startswith(PREFIX) and name not in own}
+        taken = {name: kwargs.pop(name) for name in list(kwargs) if name.startswith(PREFIX) and name not in own}
         pending = self.__dict__.setdefault(_PENDING, {})
-        for name, value in taken.items():
-            pending.setdefault(name, value)  # the outermost constructor, which the user called, has the last word
+        remember(self, taken)
         init(self, *args, **kwargs)
         if _PENDING in self.__dict__:
             del self.__dict__[_PENDING]
@@ -154,6 +171,14 @@ def _taking_text_condition(init: Callable[..., None], names: KeyNames) -> Callab
 
     init_with_text.__signature__ = with_keywords(init, (), _constructor_keywords())  # type: ignore[attr-defined]
     return init_with_text
+
+
+def remember(module: nn.Module, given: Mapping[str, Any]) -> None:
+    """Keep `text_condition_*` until the conditioner is built; the outermost constructor, which users call, has the last word."""
+    pending = module.__dict__.get(_PENDING, {})
+    for name in given:
+        if name.startswith(PREFIX):
+            pending.setdefault(name.removeprefix(PREFIX), given[name])
 
 
 def _build_conditioner(module: nn.Module, arguments: dict[str, Any], names: KeyNames) -> None:

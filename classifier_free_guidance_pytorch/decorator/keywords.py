@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch import guidance as rules
-from classifier_free_guidance_pytorch.conditioners import PreparedCondition
+from classifier_free_guidance_pytorch.conditioners import Batch, PreparedCondition
 from classifier_free_guidance_pytorch.conditioners.base import TextEmbeds
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.decorator.outputs import Guide
@@ -42,11 +42,11 @@ def keyword(default: T, what: str) -> T:
 class TextKeywords:
     """The keywords of one call that say what to condition on, under the names of the contract."""
 
-    texts: Sequence[str] | Sequence[Sequence[str]] | None = keyword(
+    texts: Batch[str] | Sequence[Batch[str]] | None = keyword(
         None, 'one string per sample, or one for all; a list of such lists for rules of several conditions'
     )
     text_embeds: TextEmbeds | None = keyword(None, 'instead of `texts`, what `encode_texts` or `embed_texts` returned')
-    negative_texts: Sequence[str | None] | Sequence[Sequence[str | None]] | None = keyword(
+    negative_texts: Batch[str | None] | Sequence[Batch[str | None]] | None = keyword(
         None, 'what to steer away from, instead of the null condition; None for a sample that keeps the null'
     )
     negative_text_embeds: TextEmbeds | None = keyword(None, 'instead of `negative_texts`')

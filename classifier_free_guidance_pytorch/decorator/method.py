@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from classifier_free_guidance_pytorch.conditioners import TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.prepared import CondFns
@@ -16,15 +16,35 @@ from classifier_free_guidance_pytorch.decorator.guide import Source, guide, trai
 from classifier_free_guidance_pytorch.decorator.keywords import GuidanceKeywords, TextKeywords, describe
 from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, KeyNames, with_keywords
 
+R = TypeVar('R')
 
+
+@overload
 def classifier_free_guidance(
-    fn: Callable[..., Any] | None = None,
+    fn: Callable[..., R],
+    cond_drop_prob_keyname: str = ...,
+    texts_key_name: str = ...,
+    text_embeds_key_name: str = ...,
+    cond_fns_keyname: str = ...,
+    text_conditioner_name: str = ...,
+) -> Callable[..., R]: ...
+@overload
+def classifier_free_guidance(
+    fn: None = None,
+    cond_drop_prob_keyname: str = ...,
+    texts_key_name: str = ...,
+    text_embeds_key_name: str = ...,
+    cond_fns_keyname: str = ...,
+    text_conditioner_name: str = ...,
+) -> Callable[[Callable[..., R]], Callable[..., R]]: ...
+def classifier_free_guidance(
+    fn: Callable[..., R] | None = None,
     cond_drop_prob_keyname: str = 'cond_drop_prob',
     texts_key_name: str = 'texts',
     text_embeds_key_name: str = 'text_embeds',
     cond_fns_keyname: str = 'cond_fns',
     text_conditioner_name: str = 'text_conditioner',
-) -> Any:
+) -> Callable[..., R] | Callable[[Callable[..., R]], Callable[..., R]]:
     """Give a forward method texts and guidance, `null + cond_scale * (cond - null)` in eval mode.
 
     A method that names `cond_fns` or `raw_text_cond` receives the conditions of `self.text_conditioner`. A method that names
@@ -56,7 +76,7 @@ def classifier_free_guidance(
     return (lambda function: guided(function, names)) if fn is None else guided(fn, names)
 
 
-def guided(fn: Callable[..., Any], names: KeyNames) -> Callable[..., Any]:
+def guided(fn: Callable[..., R], names: KeyNames) -> Callable[..., R]:
     """Return the method `fn` with the keywords for texts and guidance."""
     signature = ForwardSignature.of(fn, names)
     source: Source = Conditioned(names, signature) if signature.injected else ByDropProb(names, signature)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,10 @@ class ConditioningLayer(nn.Module, ABC):
     """A layer that conditions hiddens of width `dim_hidden`: first `condition(text)`, then `forward(hiddens, condition)`."""
 
     dim_hidden: int
+
+    if TYPE_CHECKING:
+
+        def __call__(self, hiddens: Tensor, condition: Condition, channel_first: bool) -> Tensor: ...
 
     def forward(self, hiddens: Tensor, condition: Condition, channel_first: bool) -> Tensor:
         """Return the conditioned hiddens, of the same shape, dtype and memory format.
@@ -117,8 +122,7 @@ class CondFn:
         condition, times = self.condition, self.repeat_batch if repeat_batch is None else repeat_batch
         if times != 1 and condition.rows * times == hiddens.shape[0]:
             condition = condition.repeat(times)
-        conditioned: Tensor = self.layer(hiddens, condition, self.channel_first)
-        return conditioned
+        return self.layer(hiddens, condition, self.channel_first)
 
     def __repr__(self) -> str:
         layout = 'channel first' if self.channel_first else 'channel last'

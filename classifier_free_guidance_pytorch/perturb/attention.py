@@ -27,7 +27,7 @@ class PerturbedAttention(Perturbation):
         if self.to not in ('values', 'input'):
             raise ConfigError(f"perturbed_attention: to must be 'values' or 'input', got {self.to!r}")
 
-    def run(self, name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def run(self, name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> object:
         if self.to == 'input':
             return first_input(name, args, kwargs)
         attention = AttentionReplaced(_values)

@@ -76,5 +76,5 @@ class Perturbation(ABC):
         return {name: m for name, m in named.items() if any(fnmatchcase(name, pattern) for pattern in self.names)}
 
     @abstractmethod
-    def run(self, name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def run(self, name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> object:
         """Run a named module, perturbed; `forward` is its own, or what the block around this one makes of it."""

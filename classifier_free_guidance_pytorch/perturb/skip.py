@@ -19,7 +19,7 @@ class SkipLayers(Perturbation):
     made_by: ClassVar[str] = 'skip_layers'
     as_tuple: bool = False
 
-    def run(self, name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def run(self, name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> object:
         hiddens = first_input(name, args, kwargs)
         return (hiddens,) if self.as_tuple else hiddens
 

@@ -5,9 +5,10 @@ from classifier_free_guidance_pytorch.text.encoding import TextEncoding
 from classifier_free_guidance_pytorch.text.identity import EncoderIdentity, identity_of
 from classifier_free_guidance_pytorch.text.recent import RecentCache
 from classifier_free_guidance_pytorch.text.registry import build_encoder, build_encoders
-from classifier_free_guidance_pytorch.text.texts import as_texts, shorten
+from classifier_free_guidance_pytorch.text.texts import Batch, as_texts, shorten
 
 __all__ = [
+    'Batch',
     'Encoder',
     'EncoderIdentity',
     'RecentCache',

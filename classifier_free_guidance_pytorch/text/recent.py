@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from threading import RLock
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar('T')
 
 
 class RecentCache:
@@ -25,7 +27,7 @@ class RecentCache:
         self._lock = RLock()
         self._entries: OrderedDict[Hashable, Any] = OrderedDict()
 
-    def get(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+    def get(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return the result for this key, and compute it if it is not among the last few."""
         with self._lock:
             if key not in self._entries:
@@ -33,7 +35,8 @@ class RecentCache:
             self._entries.move_to_end(key)
             while len(self._entries) > self.size:
                 self._entries.popitem(last=False)
-            return self._entries[key]
+            remembered: T = self._entries[key]
+            return remembered
 
     def clear(self) -> None:
         """Drop all results."""

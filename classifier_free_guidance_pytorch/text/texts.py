@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 from classifier_free_guidance_pytorch.errors import ConfigError
 
+T_co = TypeVar('T_co', covariant=True)
 
-def as_texts(texts: Any, name: str = 'texts', allow_none: bool = False) -> tuple[Any, ...]:
+
+class Batch(Protocol[T_co]):
+    """A list, a tuple or an array, for type checkers: a string is a `Sequence[str]`, but not a `Batch[str]` (`__contains__`)."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[T_co]: ...
+
+    def __getitem__(self, index: int, /) -> T_co: ...
+
+    def __contains__(self, value: object, /) -> bool: ...
+
+
+@overload
+def as_texts(texts: Any, name: str = ..., allow_none: Literal[False] = ...) -> tuple[str, ...]: ...
+@overload
+def as_texts(texts: Any, name: str, allow_none: bool) -> tuple[str | None, ...]: ...
+def as_texts(texts: Any, name: str = 'texts', allow_none: bool = False) -> tuple[str | None, ...]:
     """Return a list, tuple or NumPy array of strings as a tuple of strings.
 
     Args:
