@@ -17,7 +17,7 @@ from classifier_free_guidance_pytorch.guidance.scales import one_each
 
 
 def perp_neg(
-    cond: Tensor, null: Tensor, negatives: Sequence[Tensor], scale: Scale, weights: float | Sequence[float] = 1.0
+    cond: Tensor, null: Tensor, negatives: Sequence[Tensor], scale: Scale, weights: Scale | Sequence[Scale] = 1.0
 ) -> Tensor:
     """Guide away from negatives without harming the positive: `u + s * (p - sum_j w_j * across(n_j - u, p))`, `p = c - u`.
 
@@ -45,9 +45,10 @@ def perp_neg(
     every = one_each('perp_neg', weights, len(negatives), 'negatives')
     check_alike('perp_neg', {'cond': cond, 'null': null} | {f'negatives[{j}]': n for j, n in enumerate(negatives)})
     u = widened(null)
+    strengths = [aligned(weight, u, f'perp_neg: weights[{j}]') for j, weight in enumerate(every)]
     positive = widened(cond) - u
     direction, length = positive, squared_norm(positive)  # (b, ...), (b, 1, ...)
-    for negative, weight in zip(negatives, every, strict=True):
+    for negative, weight in zip(negatives, strengths, strict=True):
         away = widened(negative) - u
         direction = direction - weight * (away - ratio(dot(away, positive), length) * positive)
     return (u + aligned(scale, u) * direction).to(cond.dtype)

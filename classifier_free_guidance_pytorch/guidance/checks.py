@@ -25,6 +25,8 @@ LINEAR = 'cfg, weak, compose and chain'
 
 def as_number(value: object) -> float | None:
     """Return a finite number as a float, and None for anything else; a bool is not a number."""
+    if type(value) is float and value - value == 0:  # finite, said in a way that can be traced
+        return value
     if isinstance(value, bool) or not isinstance(value, Real):
         return None
     try:
@@ -81,7 +83,7 @@ def check_alike(owner: str, named: Mapping[str, Tensor], *, linear: bool = False
     if first.ndim < (1 if linear else 2):
         expected = '' if linear else f' with at least one more dimension, such as (b, d) ({LINEAR} also take (b,))'
         raise ShapeError(f'{owner}: {first_name} must be batch first{expected}, got shape {tuple(first.shape)}')
-    for name, other in named.items():
+    for name, other in list(named.items())[1:]:
         if not isinstance(other, Tensor):
             raise ConfigError(f'{owner}: {name} must be a tensor like {first_name}, got {type(other).__name__}')
         if other.shape != first.shape:
@@ -106,10 +108,10 @@ def check_scale(scale: object, name: str = 'scale') -> Scale:
         if scale.dtype == torch.bool or scale.is_complex():
             raise ConfigError(f'{name} must hold real numbers, got a tensor of {scale.dtype}; convert it with .float()')
         return scale
-    if callable(scale):
-        raise ConfigError(f'{name} is the schedule {scale!r}; call it first, as in {scale!r}(progress)')
     number = as_number(scale)
     if number is None:
+        if callable(scale):
+            raise ConfigError(f'{name} is the schedule {scale!r}; call it first, as in {scale!r}(progress)')
         raise ConfigError(f'{name} must be a finite number or a tensor, got {shown(scale)}')
     return number
 

@@ -40,13 +40,22 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    'rescale': Preset(CFG().then(rescale_to_cond(0.7)), 7.5, 'Stable Diffusion 2.1-v, zero terminal SNR', 'arXiv 2305.08891'),
-    # the interval is the paper's, the scale the usual one
-    'interval-sdxl': Preset(CFG(), interval(7.5, sigma=(0.28, 5.42)), 'Stable Diffusion XL', 'arXiv 2404.07724'),
+    'rescale': Preset(
+        CFG().then(rescale_to_cond(0.7)), 7.5, 'Stable Diffusion 2.1-v, zero terminal SNR', 'arXiv 2305.08891, section 3.4'
+    ),
+    'interval-sdxl': Preset(
+        CFG(),
+        interval(7.5, sigma=(0.28, 5.42)),
+        'Stable Diffusion XL',
+        'arXiv 2404.07724 (the interval; the scale is the usual one)',
+    ),
     'fdg-sdxl': Preset(FDG((10.0, 5.0)), 10.0, 'Stable Diffusion XL', 'arXiv 2506.19713, table 8'),
     'raag': Preset(RAAG(8.0), 10.0, 'flow models', 'arXiv 2508.03442, as set in diffusers'),
     'qwen-image': Preset(
-        CFG().then(renorm_to_cond(dim=-1, hi=math.inf)), 4.0, 'Qwen-Image, tokens (b, n, d)', 'arXiv 2508.02324, as in diffusers'
+        CFG().then(renorm_to_cond(dim=-1, hi=math.inf)),
+        4.0,
+        'Qwen-Image, on tokens (b, n, d)',
+        'arXiv 2508.02324, as in diffusers',
     ),
     'instruct-pix2pix': Preset(Chain((1.5, 7.5)), 7.5, 'InstructPix2Pix', 'arXiv 2211.09800'),
     'guidance-edm2-xxl': Preset(CFG(), 1.2, 'EDM2-XXL on ImageNet-512, FID, null by EDM2-XS', 'arXiv 2312.02696'),

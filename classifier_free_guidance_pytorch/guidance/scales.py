@@ -23,15 +23,11 @@ def guided_samples(scale: Scale, like: Tensor) -> Tensor | bool:
 
 
 def one_each(owner: str, weights: Scale | Sequence[Scale], count: int, of: str) -> tuple[Scale, ...]:
-    """Return one checked weight for each of `count` predictions; a single weight stands for all.
-
-    Raises:
-        ConfigError: Not as many weights as predictions, or one that is no scale.
-    """
+    """Return one weight for each of `count` predictions, or raise `ConfigError`; a single weight stands for all."""
     every = tuple(weights) if isinstance(weights, Sequence) else (weights,) * count
     if len(every) != count:
         raise ConfigError(f'{owner}: got {len(every)} weights for {count} {of}; give one each, or a single number')
-    return tuple(check_scale(weight, f'{owner}: weights[{i}]') for i, weight in enumerate(every))
+    return every
 
 
 def strongest(scales: Sequence[float]) -> float:

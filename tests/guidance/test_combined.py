@@ -80,6 +80,23 @@ def test_at_their_default_scale_rules_guide_at_exactly_their_scales():
     torch.testing.assert_close(chained, guidance.chain((null, middle, cond), (1.5, 7.5)))
 
 
+# Sums
+
+SUMMED = ('CFG', 'APG', 'TCFG', 'FDG', 'Chain', 'Compose', 'PerpNeg', 'Weak', 'Logits', 'Then rescale', 'InX0', 'OnChannels')
+
+
+@pytest.mark.parametrize('scale', [0.0, 1.0, 3.5, torch.tensor([0.0, 1.0, 3.5])], ids=['0', '1', '3.5', 'per sample'])
+@pytest.mark.parametrize('one', SUMMED)
+def test_a_sum_is_the_sum_of_deltas(one, scale):
+    """Whatever single predictions its parts are content with at this scale, each alone and next to the other."""
+    for other in SUMMED:
+        rule = CASES[one] + CASES[other]
+        batch = inputs(rule, SHAPE, dtype=torch.float64)
+        given = batch.only(rule.branches(scale))
+        expected = call(CASES[one], batch, scale) + call(CASES[other], batch, scale) - batch.kwargs['cond']
+        torch.testing.assert_close(call(rule, given, scale), expected, msg=lambda text, other=other: f'{other}: {text}')
+
+
 # Spaces and channels in each other
 
 
@@ -109,13 +126,16 @@ def test_channels_and_spaces_in_each_other(order, start_stop):
     assert torch.equal(rule(cond, null, 1.0, x=x, sigma=sigma), cond)
 
 
-def test_the_sample_of_a_model_that_also_predicts_its_variance():
+@pytest.mark.parametrize('mean', [slice(0, 2), slice(2, 4)], ids=str)
+def test_the_sample_of_a_model_that_also_predicts_its_variance(mean):
     """Such a model predicts twice the channels of its noisy sample, which is then as wide as the guided channels."""
     cond, null = random(2)
     (x,) = random(1, (3, 2, 6, 5))
-    guided = guidance.APG().in_x0('v').on_channels(0, 2)(cond, null, 3.0, x=x, sigma=0.6)
-    clean = guidance.apg(to_x0(cond[:, :2], x, 0.6), to_x0(null[:, :2], x, 0.6), 3.0)
-    torch.testing.assert_close(guided, torch.cat((from_x0(clean, x, 0.6), cond[:, 2:]), 1))
+    guided = guidance.APG().in_x0('v').on_channels(mean.start, mean.stop)(cond, null, 3.0, x=x, sigma=0.6)
+    clean = guidance.apg(to_x0(cond[:, mean], x, 0.6), to_x0(null[:, mean], x, 0.6), 3.0)
+    expected = cond.clone()
+    expected[:, mean] = from_x0(clean, x, 0.6)
+    torch.testing.assert_close(guided, expected)
 
 
 # One value per sample, and complex numbers

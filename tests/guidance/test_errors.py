@@ -254,6 +254,9 @@ MISTAKES = {
     'Chain: scales[1] must be a finite number, got an integer too large for a float': lambda: guidance.Chain((2.0, HUGE)),
     'linear: stop must be a finite number, got an integer too large for a float': lambda: guidance.linear(1, -HUGE),
     'fdg: scales must hold at least one number, finest level first, got 3.0': lambda: guidance.fdg(C, U, 3.0),
+    'ReuseDelta: Then(rule=CFG(), post=Renorm(r=0.8, lo=0.0, dim=None, hi=1.0)) cannot do without its null pass': lambda: (
+        guidance.ReuseDelta(guidance.CFG().then(guidance.renorm_to_cond(0.8)))
+    ),
     'Adaptive: expected a rule, got 0.9': lambda: guidance.Adaptive(0.9),
     'Adaptive: threshold must be a number in [-1, 1], got 99': lambda: guidance.Adaptive(guidance.CFG(), 99),
     'ReuseDelta: every must be a whole number of steps, at least 1, got 0': lambda: guidance.ReuseDelta(guidance.CFG(), 0),

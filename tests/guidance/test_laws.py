@@ -143,9 +143,9 @@ def test_a_step_at_scale_one_leaves_momentum_as_it_is():
 # 3. Affine rules give the same answer in every prediction space; the others can be asked to work in x0.
 
 
-def last_of(rule: Rule, steps: list[Inputs]) -> Tensor:
+def last_of(rule: Rule, steps: list[Inputs], scale: float) -> Tensor:
     state = rule.init_state()
-    return [call(rule, batch, 3.5, state) for batch in steps][-1]
+    return [call(rule, batch, scale, state) for batch in steps][-1]
 
 
 def cleaned(value, space: str, batch: Inputs):
@@ -157,23 +157,25 @@ def cleaned(value, space: str, batch: Inputs):
 
 
 @every_rule
+@pytest.mark.parametrize('scale', SCALES, ids=str)
 @pytest.mark.parametrize('space', ['eps', 'v', 'flow'])
-def test_prediction_spaces(name, space):
+def test_prediction_spaces(name, space, scale):
     rule = CASES[name]
     if rule.inside_attention:
         with pytest.raises(ConfigError, match='guides inside attention'):
             rule.in_x0(space)
         return
     steps = [inputs(rule, RANKS[4], seed) for seed in range(2)]
-    moved, plain = last_of(rule.in_x0(space), steps), last_of(rule, steps)
+    moved, plain = last_of(rule.in_x0(space), steps, scale), last_of(rule, steps, scale)
     if name in AFFINE:
         torch.testing.assert_close(moved, plain, rtol=1e-3, atol=1e-3)
         return
-    assert not torch.allclose(moved, plain, atol=1e-3), 'affine, but not listed as such'
+    if scale == 3.5:
+        assert not torch.allclose(moved, plain, atol=1e-3), 'affine, but not listed as such'
     # the definition, written out
     clean = [Inputs({key: cleaned(value, space, batch) for key, value in batch.kwargs.items()}) for batch in steps]
     x, sigma = steps[-1].kwargs['x'], steps[-1].kwargs['sigma']
-    torch.testing.assert_close(moved, guidance.from_x0(last_of(rule, clean), space, x, sigma), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(moved, guidance.from_x0(last_of(rule, clean, scale), space, x, sigma), rtol=1e-3, atol=1e-3)
 
 
 # 4. Zero, constant and single-feature inputs stay finite, and so do gradients.
@@ -348,6 +350,22 @@ def test_a_state_that_is_reset_is_a_new_one(name):
         state.reset()
     for one, other in zip(*runs, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@every_rule
+@pytest.mark.parametrize('scale', [3.5, torch.tensor([1.0, 3.5, 0.0])], ids=['number', 'per sample'])
+def test_a_state_keeps_no_graph(name, scale):
+    """Sampling with gradients, as through a reward, must not hold on to every step before."""
+    rule = CASES[name]
+    state = rule.init_state()
+    for seed in range(2):
+        batch = inputs(rule, RANKS[4], seed).map(lambda tensor: tensor.requires_grad_(tensor.ndim > 1))
+        call(rule, batch, scale, state)
+    parts = [state]
+    while parts:
+        if (part := parts.pop()) is not None:
+            parts.extend(part.parts)
+            assert not any(value.requires_grad for value in vars(part).values() if isinstance(value, Tensor))
 
 
 @every_rule
