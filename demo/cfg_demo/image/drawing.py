@@ -29,7 +29,7 @@ class Request:
 
     Args:
         prompt: a text.
-        negative: a text to steer away from, in place of the null condition.
+        negative: a text to steer away from, instead of the null condition.
         scales: guidance scales; 1 is off and 0 unconditional.
         rule: a key of `RULES`.
         seeds: of the pictures; each is drawn at every scale.

@@ -39,7 +39,7 @@ def sample(
         size: width and height in pixels.
         how: the guidance rule and its scale.
         seeds: `b` of them.
-        negative: a text to steer away from, in place of the null condition.
+        negative: a text to steer away from, instead of the null condition.
         sampler: see `diffusion.SAMPLERS`.
         steps: of the sampler.
         title: of the progress bar.

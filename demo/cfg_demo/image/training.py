@@ -109,7 +109,7 @@ class Trainer:
         checkpoint.save_model(self.average, self.model_settings, folder / MODEL_FILE, about={'step': self.step})
 
     def start_from(self, path: Path) -> None:
-        """Begin with the weights of a trained model in place of fresh ones; layers that it lacks stay fresh.
+        """Begin with the weights of a trained model instead of fresh ones; layers that it lacks stay fresh.
 
         Raises:
             ConfigError: no model there, or one that has what this one has not.

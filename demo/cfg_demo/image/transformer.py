@@ -7,7 +7,7 @@ Every block runs two branches between a norm and a gate, and the time brings the
 
 All gates start at zero, so that every block starts as the identity. Where the text enters depends on how it enters:
 
-    film                 norm <- condition(norm)            in place of the scale and shift that a norm has of its own
+    film                 norm <- condition(norm)            instead of the scale and shift that a norm has of its own
     attention, concat    hiddens <- condition(hiddens)      between the two branches; norm and residual are the condition's
 """
 

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=('LO', 'HI'),
         help='scales above 1 act only at flow times in (LO, HI]; 0 1 is always',
     )
-    sampling.add_argument('--negative', metavar='TEXT', help='steer away from this text in place of the null condition')
+    sampling.add_argument('--negative', metavar='TEXT', help='steer away from this text instead of the null condition')
     sampling.add_argument('--samples', type=int, metavar='N', help='points per prompt and scale')
     sampling.add_argument('--sample-steps', type=int, metavar='N', help='Euler steps')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, mps')

@@ -40,7 +40,7 @@ class Settings:
         rescale_phi: share of the guided prediction rescaled to the conditional's standard deviation.
         interval: `(lo, hi)`: scales above 1 act only at flow times in `(lo, hi]`, where 1 is pure noise (Kynkäänniemi et al.,
             2024, arXiv 2404.07724). Early on, large scales push points out of every shape; `(0, 1)` guides at all times.
-        negative: a text to steer away from, in place of the null condition.
+        negative: a text to steer away from, instead of the null condition.
         samples: points drawn per prompt and scale.
         sample_steps: Euler steps per sample.
         device: where to train and sample.
