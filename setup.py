@@ -27,11 +27,18 @@ TEST = [  # and ./demo, whose worlds the examples use
 ]
 DEV = [*TEST, 'basedpyright>=1.30', 'mypy>=1.11', 'ruff>=0.6']  # basedpyright is pyright with its own node.js
 
+
+def read_on_an_index(page: str) -> str:
+    """Return the README as a package index shows it: without pictures and links that lead into the repository."""
+    page = re.sub(r'!\[[^\]]*\]\((?!https?:)[^)]*\)\n*', '', page)
+    return re.sub(r'\[([^\]]+)\]\((?!https?:|#)[^)]*\)', r'\1', page)
+
+
 setup(
     name='classifier-free-guidance-pytorch',
     version=VERSION,
     description='Text conditioning and classifier-free guidance for any PyTorch module',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description=read_on_an_index((ROOT / 'README.md').read_text(encoding='utf-8')),
     long_description_content_type='text/markdown',
     license_expression='MIT',
     license_files=['LICENSE'],

@@ -139,12 +139,12 @@ def test_the_picture_is_of_the_command_beside_it():
 
 
 def test_the_table_of_keywords_is_complete():
-    from classifier_free_guidance_pytorch.decorator.options import GUIDANCE_KEYWORDS
+    from classifier_free_guidance_pytorch.decorator.keywords import describe
+    from classifier_free_guidance_pytorch.decorator.signature import KeyNames
 
     table = TEXT.partition('## Keywords of a decorated forward')[2].partition('**What comes back.**')[0]
     named = {name for row in re.findall(r'^\| (.*?) \|', table, re.MULTILINE) for name in re.findall(r'`(\w+)`', row)}
-    of_text = {'texts', 'text_embeds', 'negative_texts', 'negative_text_embeds', 'text_condition', 'cond_drop_prob'}
-    assert named == GUIDANCE_KEYWORDS.keys() | of_text
+    assert named == describe(KeyNames()).keys()
 
 
 def test_the_tables_of_encoders_and_types_are_complete():

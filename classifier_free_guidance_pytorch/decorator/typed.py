@@ -155,6 +155,7 @@ class TextConditioned(nn.Module):
                 return_unconditioned: bool = False,
                 cfg_routed_kwargs: Mapping[str, Any] | None = None,
                 cfg_batched: bool | Sequence[str] = False,
+                weak: Weak | None = None,
                 guide: Guide = None,
                 **own: Any,
             ) -> R: ...

@@ -6,7 +6,7 @@ from torch import nn
 
 from classifier_free_guidance_pytorch import classifier_free_guidance_class_decorator, guidance
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
-from classifier_free_guidance_pytorch.weak_pass import perturbed_attention, skip_layers
+from classifier_free_guidance_pytorch.perturb import perturbed_attention, skip_layers
 from tests.conditioners.making import noise
 from tests.decorator.models import KINDS, TEXTS, build
 
