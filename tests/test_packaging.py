@@ -116,7 +116,9 @@ def test_the_metadata(metadata, package, folder):
     assert found['License-File'] == 'LICENSE'
     assert found['Requires-Python'] == '>=3.10'
     assert found['Description-Content-Type'] == 'text/markdown'
-    assert found.get_payload().strip() == (ROOT / folder / 'README.md').read_text(encoding='utf-8').strip()
+    page, shown = (ROOT / folder / 'README.md').read_text(encoding='utf-8'), found.get_payload()
+    assert shown.splitlines()[0] == page.splitlines()[0]
+    assert [link for link in re.findall(r'\]\(([^)]*)\)', shown) if not link.startswith(('http', '#'))] == [], 'dead on an index'
     assert 'Typing :: Typed' in found.get_all('Classifier')
     assert (ROOT / folder / 'LICENSE').read_text(encoding='utf-8') == (ROOT / 'LICENSE').read_text(encoding='utf-8')
 

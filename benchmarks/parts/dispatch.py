@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -67,7 +68,7 @@ def count(call: Callable[[], Any]) -> Counted:
         call()
     finally:
         sys.setprofile(None)
-    moves = sum(here != there for here, there in zip(visited, visited[1:], strict=False))
+    moves = sum(here != there for here, there in pairwise(visited))
     return Counted(len(visited), len(set(visited)), moves)
 
 
