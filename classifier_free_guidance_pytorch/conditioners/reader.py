@@ -70,8 +70,10 @@ class TextReader(Conditioner, Generic[Features]):
         if not self.training and drops_all(drop_prob):
             return self.null_branch(texts, text_embeds)
         features = self.read(texts, text_embeds)
-        if batch is not None and features.rows != batch:  # each sample is dropped by itself
-            features = features.expand(batch) if features.rows == 1 else features.repeat(repeat_batch)
+        if batch is not None and features.rows == 1:  # each sample is dropped by itself
+            features = features.expand(batch)
+        elif features.rows * repeat_batch == batch:
+            features = features.repeat(repeat_batch)
         # in training the null takes part in every step, so that no parameter is ever unused under DDP
         return self.condition(self.drop(features, keep_mask(drop_prob, features.rows, self.weight.device)))
 

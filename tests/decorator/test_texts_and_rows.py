@@ -92,6 +92,17 @@ def test_samples_of_one_prompt_are_dropped_apart(kind):
     assert len(predictions) == 2
 
 
+@layers
+@pytest.mark.parametrize('texts', [TEXTS, FRAMES, TEXTS[:1]], ids=['one per video', 'one per frame', 'one for all'])
+def test_frames_train_under_their_texts(kind, texts):
+    """Nothing is dropped at probability 0, and everything at 1."""
+    model, video = build(kind, cls=Video), noise(3, 2, 6)
+    expected = [model(video, texts=texts, repeat_batch=2), model(video)]
+    model.train()
+    for drop, prediction in enumerate(expected):
+        torch.testing.assert_close(model(video, texts=texts, repeat_batch=2, cond_drop_prob=float(drop)), prediction)
+
+
 def test_counts_that_fit_neither_way_are_refused():
     model = build(cls=Video)
     with pytest.raises(ShapeError, match=r'4 texts were given for a batch of 3: .* \(or 1 or 6 with repeat_batch=2\)'):
