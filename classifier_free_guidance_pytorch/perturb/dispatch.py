@@ -50,7 +50,7 @@ class Dispatcher:
         return {**self.before, **{key: value for key, value in state.items() if not _is_ours(value)}}
 
     def __getstate__(self) -> dict[str, Any]:
-        """A module that copies its `__dict__` by itself copies this too: no block is open on the copy."""
+        """Return the state of a copy, on which no block is open: a module that copies its `__dict__` copies this too."""
         return {**self.__dict__, 'tokens': [], 'names': {}}
 
     def remove(self) -> None:
