@@ -229,3 +229,14 @@ def test_two_threads_that_change_texts_get_their_own():
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@kinds
+def test_another_tensor_in_the_same_memory_is_a_change(kind):
+    """On a GPU the address and the version are all that can be compared without a sync: the object itself counts too."""
+    conditioner = make(kind)
+    before = conditioner.watch.look(conditioner)
+    layer = next(module for module in conditioner.conditioners[0].modules() if isinstance(module, nn.Linear))
+    layer.weight = nn.Parameter(layer.weight.detach())
+    assert conditioner.watch.look(conditioner) == before + 1
+    assert conditioner.watch.look(conditioner) == before + 1
