@@ -31,7 +31,7 @@ class Source(Protocol):
         """Return the one pass of a training step, with conditional dropout."""
 
     def passes(self, call: Call, wanted: Sequence[str]) -> list[Pass]:
-        """Return one pass per wanted branch, `cond` first; the texts are read here."""
+        """Return one pass per wanted branch, in their order; without any text only the pass `null`. The texts are read here."""
 
     def run_joined(self, call: Call, passes: Sequence[Pass]) -> list[Any] | None:
         """Return the output of every pass from one forward of the joined batch; None where they must run one by one."""
@@ -39,59 +39,65 @@ class Source(Protocol):
 
 def train(source: Source, call: Call) -> Any:
     """Run one training step: a single pass, in which each sample loses its text with the drop probability."""
-    call.keywords.refuse_in_training()
+    call.keywords.refuse_in_training()  # every keyword that has a meaning for guidance only
     return call.run(source.training_pass(call))
 
 
 def guide(source: Source, call: Call) -> Any:
     """Run the passes that the rule asks for, and no others, and return the output with the guided prediction in its place."""
     keywords = call.keywords
-    step = call.resolve()
+    step = call.resolve()  # settles call.rule and call.scale; the step holds state, x, sigma, alpha and progress
     rule, scale = call.rule, call.scale
     wanted = rule.branches(scale, step.state, step.progress)  # ('cond', 'null')
-    if not wanted:  # a step at which the rule is zero: no pass is made
+    if not wanted:  # the zero steps of CFG-Zero*: zeros in the shape of x, without any pass
         return rule(scale=scale, **step._asdict())
+    # a null prediction that is wanted for its own sake: the rule does not see it, so the guided one stays what it was
     extra = ('null',) if keywords.return_unconditioned and 'null' not in wanted else ()
 
     passes = source.passes(call, (*wanted, *extra))  # texts are read here, and nowhere else
     outputs = run(source, call, passes)  # one forward per pass, or one for all
-    unconditional = passes[0].branch != wanted[0]  # without any text: null + scale * (null - null) is one pass
-    alone = len(passes) == 1 and (unconditional or rule.inside_attention or keywords.is_off)
-    if alone and not keywords.return_unconditioned and keywords.guide is None:
+
+    # One pass can be the answer by itself: nothing was asked for but the condition, the rule has done its work inside the
+    # attention layers, or there is no text at all, and null + scale * (null - null) is null.
+    no_text = passes[0].branch != wanted[0]
+    is_answer = len(passes) == 1 and (keywords.is_off or rule.inside_attention or no_text)
+    if is_answer and not keywords.return_unconditioned and keywords.guide is None:
         return outputs[0]
 
     branches = tuple(one.branch for one in passes)
 
     def guided(parts: list[Tensor]) -> Any:
-        """Return what takes the place of the prediction, from the predictions of all passes."""
+        """Return what takes the place of the prediction, from the prediction of each pass."""
         given = predictions(branches, parts)
-        prediction = parts[0] if alone else rule.guide(given._replace(null=None) if extra else given, scale, step)  # (b, ...)
+        prediction = parts[0] if is_answer else rule.guide(given._replace(null=None) if extra else given, scale, step)  # (b, ...)
         return (prediction, given.null) if keywords.return_unconditioned else prediction
 
     if isinstance(outputs[0], Tensor) and keywords.guide is None:
         return guided(outputs)
-    paths = guided_paths(outputs[0], keywords.guide)
+    paths = guided_paths(outputs[0], keywords.guide)  # by default the first entry
     if len(paths) > 1 and rule.remembers:
         raise UsageError(f'{rule!r} remembers one prediction between steps, but guide={keywords.guide!r} names {len(paths)}')
+    # what is not guided comes back from every branch
     return put_back(outputs, {path: guided([at(output, path) for output in outputs]) for path in paths}, branches)
 
 
 def run(source: Source, call: Call, passes: list[Pass]) -> list[Any]:
     """Return the output of every pass."""
     outputs = source.run_joined(call, passes) if call.keywords.cfg_batched and len(passes) > 1 else None
-    if outputs is None and (len(passes) == 1 or torch.compiler.is_compiling()):
-        outputs = [call.run(one) for one in passes]
-    elif outputs is None:
-        contents = call.contents()
-        outputs = [call.run(passes[0])]
-        call.refuse_written(contents)
-        for one in passes[1:]:
-            outputs.append(call.run(one))
+    if outputs is not None:
+        return outputs
+    if len(passes) == 1 or torch.compiler.is_compiling():  # versions of tensors cannot be read while tracing
+        return [call.run(one) for one in passes]
+    contents = call.contents()
+    outputs = [call.run(passes[0])]
+    call.refuse_written(contents)  # a cache, say, that the next pass would read; one pass is enough to see it
+    for one in passes[1:]:
+        outputs.append(call.run(one))
     return outputs
 
 
 def predictions(branches: Sequence[str], parts: list[Tensor]) -> Predictions:
-    """Return the predictions of all passes by the name of their branch; `conds` and `negatives` may be several."""
+    """Return the predictions of all passes by their branch, of which `conds` and `negatives` may have several."""
     found: dict[str, Any] = {}
     for branch, part in zip(branches, parts, strict=True):
         found[branch] = (*found.get(branch, ()), part) if branch in ('conds', 'negatives') else part
