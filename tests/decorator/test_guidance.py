@@ -217,3 +217,29 @@ def test_prepared_conditions_equal_texts(kind):
     torch.testing.assert_close(
         model(x[1:], text_condition=prepared[1:], cond_scale=3.0), model(x, texts=TEXTS, cond_scale=3.0)[1:]
     )
+
+
+@pytest.mark.parametrize(
+    'rule', [guidance.APG(norm=1.0), guidance.ReuseDelta(guidance.CFG()), guidance.CFG().then(guidance.rescale_to_cond(0.5))], ids=repr
+)  # fmt: skip
+def test_without_texts_every_rule_gives_the_null_prediction(rule):
+    model, x = build(), noise(3, 6)
+    call = {'cond_scale': 3.0, 'guidance': rule, 'guidance_state': rule.init_state()}
+    torch.testing.assert_close(model(x, **call), model(x), rtol=0, atol=0)
+    guided, null = model(x, **call, return_unconditioned=True)
+    torch.testing.assert_close(guided, null, rtol=0, atol=0)
+
+
+def test_returning_the_null_prediction_changes_no_guided_one():
+    """At a step at which a rule does without its null pass, the null prediction is made for the caller alone."""
+    rule, steps = guidance.ReuseDelta(guidance.CFG(), every=2), noise(4, 3, 6)
+    found = []
+    for pair in (False, True):
+        model, state = build(), rule.init_state()
+        call = {'texts': TEXTS, 'cond_scale': 3.0, 'guidance': rule, 'guidance_state': state, 'return_unconditioned': pair}
+        found.append([model(x, **call) for x in steps])
+        assert model.passes == (8 if pair else 6)
+        assert state.saved == 2
+    for alone, (guided, null), x in zip(*found, steps, strict=True):
+        torch.testing.assert_close(guided, alone, rtol=0, atol=0)
+        torch.testing.assert_close(null, model(x))
