@@ -155,3 +155,19 @@ def test_the_batch_is_that_of_the_sample_and_not_of_its_time(times):
         torch.testing.assert_close(model(times, x, texts=TEXTS, cond_scale=3.0, **call), expected)
     at = {'guidance': guidance.CFG().in_x0('flow'), 'guidance_kwargs': {'sigma': 0.5}}
     torch.testing.assert_close(model(times, x, texts=TEXTS, cond_scale=3.0, **at), expected)
+
+
+def test_of_several_vectors_the_first_is_the_sample():
+    class Line(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.text_conditioner = TextConditioner((1,), [TinyEncoder()])
+
+        @classifier_free_guidance
+        def forward(self, x, cond_fns, time):
+            return cond_fns[0](x.unsqueeze(-1)).squeeze(-1) * time
+
+    model, x = randomised(Line()).eval(), noise(3)
+    guided = model(x, time=torch.tensor([0.5]), texts=TEXTS, cond_scale=3.0)
+    cond, null = model(x, time=torch.tensor([0.5]), texts=TEXTS), model(x, time=torch.tensor([0.5]))
+    torch.testing.assert_close(guided, null + 3.0 * (cond - null))
