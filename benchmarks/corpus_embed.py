@@ -39,7 +39,7 @@ from benchmarks.settings import Settings
 from benchmarks.timing import Pace, Spread, in_turn
 from classifier_free_guidance_pytorch import OpenClipAdapter, T5Adapter, TextEncoding
 from classifier_free_guidance_pytorch.corpus import EmbeddingStore, TextEmbedder, embed_corpus
-from classifier_free_guidance_pytorch.corpus.store.manifest import encodings_path
+from classifier_free_guidance_pytorch.corpus.store.layout import encodings_name
 from classifier_free_guidance_pytorch.corpus.store.shards import write_encodings
 from classifier_free_guidance_pytorch.text import TextEncoder
 
@@ -196,7 +196,7 @@ def write(settings: Settings, folder: Path, count: int) -> list[Figure]:
     }
     for call in calls.values():
         call()
-    ours, theirs = load_file(encodings_path(folder, 't5', 0)), load_file(by_hand)
+    ours, theirs = load_file(folder / encodings_name('t5', 0)), load_file(by_hand)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     started = time.process_time()
     calls['write_encodings']()

@@ -28,7 +28,8 @@ from benchmarks.settings import Settings
 from benchmarks.timing import Pace, in_turn
 from classifier_free_guidance_pytorch.corpus import EmbeddingStore
 from classifier_free_guidance_pytorch.corpus.store import shards
-from classifier_free_guidance_pytorch.corpus.store.manifest import EncoderRecord, Plan, encodings_path, finish
+from classifier_free_guidance_pytorch.corpus.store.layout import encodings_name
+from classifier_free_guidance_pytorch.corpus.store.manifest import EncoderRecord, Plan, finish
 
 AGAINST = 'raw safetensors'
 DIM = 768  # of T5-base
@@ -58,7 +59,7 @@ class Raw:
     """What one would write with safetensors alone: slices of open files, offsets in memory, and no checks."""
 
     def __init__(self, directory: Path, plan: Plan, stack: ExitStack) -> None:
-        files = [stack.enter_context(safe_open(encodings_path(directory, 't5', k), 'pt')) for k in range(plan.shards)]
+        files = [stack.enter_context(safe_open(directory / encodings_name('t5', k), 'pt')) for k in range(plan.shards)]
         self.shard_rows = plan.shard_rows
         self.pooled = [file.get_slice('pooled') for file in files]
         self.tokens = [file.get_slice('tokens') for file in files]

@@ -27,7 +27,7 @@ BUILDING = {
     ),
     'no types': ({'model_types': ()}, 'model_types is empty, but a conditioner needs at least one encoder'),
     'names': ({'model_names': ('a', 'b')}, 'model_names needs one entry per model type, so 1, but got 2'),
-    'no encoder': ({'model_types': [object()]}, 'model_types has a object, which is no encoder: it lacks encode, dim_latent'),
+    'no encoder': ({'model_types': [object()]}, 'model_types has a object, which is not an encoder: it lacks encode, dim_latent'),
     'a name for an object': (
         {'model_names': 'big'},
         'which is built already, so its entry of model_names and model_kwargs must be None',

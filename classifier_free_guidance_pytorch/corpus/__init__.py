@@ -1,8 +1,8 @@
-"""Caption corpora on disk: encoded once by frozen encoders, read back by every process that trains.
+"""Corpora of captions on disk: encoded once by frozen encoders, and read by every process that trains.
 
 captions -> scan (checked, repeated ones merged) -> shards of captions and encodings -> manifest -> `EmbeddingStore`
 
-Only safetensors and JSON are ever written or read. The names below load on first use.
+All files of a store are safetensors and JSON. The names below load on first use.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from classifier_free_guidance_pytorch.errors import CFGError
 DESCRIPTION = """\
 Encode the captions of a corpus with frozen text encoders, once, into a folder that EmbeddingStore reads.
 
-A run that is ended, in whatever way, goes on where it stopped when the same command is given again."""
+A run that ended early, for any reason, continues where it stopped when the same command is run again."""
 
 EPILOG = """\
 examples:
@@ -24,12 +24,12 @@ examples:
   torchrun --nproc-per-node 8 --no-python cfg-embed captions.jsonl --out /shared/store --model-types t5
   cfg-embed captions.jsonl --out /shared/store --model-types t5 --engine ray --ray-address auto
 
-what is left out: entries that are no string, not UTF-8, or without a visible character (--keep-empty keeps those) are skipped,
-counted by reason, and the first of them named. A caption that is longer than an encoder reads is cut there, with one warning."""
+what is left out: entries that are not a string, not UTF-8, or without a visible character (--keep-empty keeps those) are skipped
+and counted by reason, and the first are named. A caption longer than an encoder's limit is cut there, with one warning."""
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of `cfg-embed`."""
+    """Return the parser of `cfg-embed`."""
     parser = argparse.ArgumentParser(
         'cfg-embed', description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,9 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
         help='a .txt, .jsonl, .csv, .tsv, .parquet or WebDataset .tar file, a folder of such files of one kind or written by '
         'save_to_disk, or the name of a dataset on the Hugging Face hub',
     )
-    captions.add_argument('--column', help='where the caption stands (default: caption, text, prompt or the only one)')
+    captions.add_argument('--column', help='where the captions are (default: caption, text, prompt or the only column)')
     captions.add_argument('--split', help='which split of a dataset (default: train)')
-    captions.add_argument('--limit', type=int, metavar='N', help='read no more than the first N entries')
+    captions.add_argument('--limit', type=int, metavar='N', help='read at most the first N entries')
     captions.add_argument('--keep-empty', action='store_true', help='encode captions without a visible character too')
 
     encoders = parser.add_argument_group('encoders')
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     encoders.add_argument(
         '--precision',
         choices=('bf16', 'fp16', 'fp32'),
-        help='what they compute in (default: --dtype on a GPU, fp32 on a CPU; of Ray, on the machine where the command is given)',
+        help='what they compute in (default: --dtype on a GPU, fp32 on a CPU; with Ray, as on this machine)',
     )
 
     store = parser.add_argument_group('store')
@@ -83,11 +83,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 @contextmanager
 def warnings_as_lines(quiet: bool) -> Iterator[None]:
-    """Warnings, from whatever thread, in one line each, without the line of code that they point to."""
-    from classifier_free_guidance_pytorch.corpus.encode.progress import say
+    """Show warnings of all threads in one line each, without the line of code that they point to."""
+    from classifier_free_guidance_pytorch.corpus.encode.progress import log
 
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *where: say(f'warning: {message}', quiet)
+        warnings.showwarning = lambda message, *where: log(f'warning: {message}', quiet)
         yield
 
 
@@ -131,10 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `cfg-embed`.
 
     Args:
-        arguments: the command line without the program's name; that of the process by default.
+        arguments: The command line without the program's name; by default that of the process.
 
     Returns:
-        The exit code: 0, 2 for an error that the user can mend, 130 when interrupted.
+        The exit code: 0, 2 for a user error, 130 when interrupted.
     """
     parsed = build_parser().parse_args(arguments)
     try:
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f'cfg-embed: error: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f'\ncfg-embed: interrupted; the same command goes on with {parsed.out}', file=sys.stderr)
+        print(f'\ncfg-embed: interrupted; run the same command again to continue {parsed.out}', file=sys.stderr)
         return 130
     return 0
 

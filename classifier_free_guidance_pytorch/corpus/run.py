@@ -1,4 +1,4 @@
-"""`embed_corpus`: from an input to a finished store, resumable at any point, in one process or in many."""
+"""`embed_corpus`: from an input to a finished store, resumable at any point, in one process or several."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
-from classifier_free_guidance_pytorch.corpus.cluster.ranks import Rank, at_work, one_at_a_time, wait_for_plan
+from classifier_free_guidance_pytorch.corpus.cluster.ranks import Rank, lock_folder, lock_plan, wait_for_plan
 from classifier_free_guidance_pytorch.corpus.cluster.repair import reopen_if_incomplete
-from classifier_free_guidance_pytorch.corpus.encode.embedder import DTYPES, TextEmbedder
+from classifier_free_guidance_pytorch.corpus.encode.embedder import TextEmbedder
 from classifier_free_guidance_pytorch.corpus.encode.job import Job
-from classifier_free_guidance_pytorch.corpus.encode.progress import progress_bar, say
+from classifier_free_guidance_pytorch.corpus.encode.progress import log, progress_bar
 from classifier_free_guidance_pytorch.corpus.read.sources import Source, open_source
 from classifier_free_guidance_pytorch.corpus.scan.first_pass import scan, scratch_path
-from classifier_free_guidance_pytorch.corpus.store.manifest import Manifest, Plan, captions_path, finish, manifest_path, plan_path
+from classifier_free_guidance_pytorch.corpus.store.files import DTYPES
+from classifier_free_guidance_pytorch.corpus.store.layout import CAPTIONS, encodings_name, manifest_path, plan_path
+from classifier_free_guidance_pytorch.corpus.store.manifest import Manifest, Plan, finish
 from classifier_free_guidance_pytorch.errors import ConfigError, checked
 
 DEFAULT_SHARD_ROWS = 8192
 ENGINES = ('local', 'ray')
-_PROBE = '.cfg-embed-'  # a file that lasts a moment, which another rank may see
+_PROBE = '.cfg-embed-'  # begins the names of short-lived files, which other ranks may see
 
 
 @checked
@@ -41,41 +43,41 @@ def embed_corpus(
 ) -> Manifest | None:
     """Encode the captions of an input into a store, which `EmbeddingStore(out)` reads.
 
-    A run that was ended, in whatever way, goes on where it stopped when it is called again with the same arguments, and its files
-    end as those of a run that was not. Under `torchrun` every process encodes its part of the shards.
+    A run that ended early, for any reason, continues where it stopped when it is called again with the same arguments. Its files
+    are then the same as those of an uninterrupted run. Under `torchrun` every process encodes its part of the shards.
 
     Args:
-        source: the input; see `open_source`.
-        out: the folder of the store; new, empty, or that of the same run.
-        embedder: the encoders, and how to use them.
-        column: where the caption stands; None for the usual ones.
-        split: which split of a dataset.
-        limit: read no more than so many entries.
-        keep_empty: encode captions without a visible character too; else they are skipped and counted.
-        shard_rows: different captions in a shard, the unit that is written, and lost, as a whole.
-        engine: `'local'`, this process (and its ranks), or `'ray'`.
-        ray_address: the address of a Ray cluster that runs; None takes `RAY_ADDRESS`, or starts one here.
-        workers: processes of Ray; None for one per GPU, or one per four processors without.
-        quiet: no progress bar and no messages.
+        source: The input; see `open_source`.
+        out: The folder of the store; new, empty, or that of the same run.
+        embedder: The encoders, and how to use them.
+        column: The column of the captions; None for the usual names.
+        split: The split of a dataset.
+        limit: Read at most this many entries.
+        keep_empty: Encode captions without a visible character too; else they are skipped and counted.
+        shard_rows: The number of different captions in a shard, the unit that is written, or lost, as a whole.
+        engine: `'local'`, this process (and the other ranks), or `'ray'`.
+        ray_address: The address of a running Ray cluster; None takes `RAY_ADDRESS`, or starts one here.
+        workers: The number of Ray's processes; None for one per GPU, or one per four processors if there are no GPUs.
+        quiet: Show no progress bar and no messages.
 
     Returns:
-        The manifest of the finished store; None if other ranks are not done yet, of which the last writes it.
+        The manifest of the finished store; None if other ranks are not done yet, the last of which writes it.
 
     Raises:
-        ConfigError: an argument that cannot work; the folder holds another run, or cannot be written to.
-        UsageError: the disk is full, or another run is at work in the folder.
-        StoreError: a file of the run that is resumed is damaged.
-        MissingDependencyError: an encoder or a library cannot be read.
+        ConfigError: An argument that cannot work, or a folder that holds a different run or cannot be written to.
+        UsageError: The disk is full, or another run is using the folder.
+        StoreError: A file of the resumed run is damaged.
+        MissingDependencyError: An encoder or a library cannot be read.
     """
-    rank = Rank.of_environment()
+    rank = Rank.from_environment()
     _check_arguments(shard_rows, engine, ray_address, workers, rank)
     run = Run(Path(out), open_source(source, column, split, limit), embedder, rank, shard_rows, keep_empty, quiet)
     embedder.records()  # builds the encoders
     run.check_folder()
-    with at_work(run.directory, rank):
-        plan = run.resumed() or run.begun()
+    with lock_folder(run.directory, rank):
+        plan = run.resume() or run.start()
         job = Job(run.directory, plan, embedder)
-        if rank.leads:
+        if rank.is_leader:
             shutil.rmtree(scratch_path(run.directory), ignore_errors=True)
         if manifest_path(run.directory).exists():
             reopen_if_incomplete(run.directory, rank)
@@ -86,8 +88,8 @@ def embed_corpus(
 
                 encode_with_ray(job, ray_address, workers, quiet)
             else:
-                job.encode(rank.share(range(plan.shards)), rank.title('encoding'), quiet or not rank.leads)
-        return run.finished(job)
+                job.encode(rank.share(range(plan.shards)), rank.title('encoding'), quiet or not rank.is_leader)
+        return run.finish(job)
 
 
 def _check_arguments(shard_rows: int, engine: str, ray_address: str | None, workers: int | None, rank: Rank) -> None:
@@ -117,18 +119,22 @@ class Run:
     quiet: bool
 
     def plan(self, captions: int, unique: int, skipped: dict[str, int]) -> Plan:
-        """What these arguments ask for, with the counts of a scan."""
+        """Return the plan of these arguments.
+
+        Args:
+            captions: The number of captions that a scan found.
+            unique: The number of different ones.
+            skipped: The number of skipped entries, by reason.
+        """
         source = {**self.source.fingerprint(), 'empty': 'kept' if self.keep_empty else 'skipped'}
-        embedder = self.embedder
-        return Plan(
-            source, embedder.records(), self.shard_rows, captions, unique, skipped, embedder.batch_size, embedder.precision
-        )  # fmt: skip
+        records, batch_size, precision = self.embedder.records(), self.embedder.batch_size, self.embedder.precision
+        return Plan(source, records, self.shard_rows, captions, unique, skipped, batch_size, precision)
 
     def check_folder(self) -> None:
         """Make the folder, and refuse one that cannot be written to or that holds something else.
 
         Raises:
-            ConfigError: it says why.
+            ConfigError: The message says why.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -138,8 +144,8 @@ class Run:
             raise ConfigError(
                 f'nothing can be written to {self.directory} ({error.strerror}): pass a folder on a disk that you may write to'
             ) from error
-        captions = captions_path(self.directory, 0).parent
-        ours = {captions.name} if captions.is_dir() and not any(captions.iterdir()) else set()  # of a run that just began
+        captions = self.directory / CAPTIONS
+        ours = {CAPTIONS} if captions.is_dir() and not any(captions.iterdir()) else set()  # of a run that just started
         found = sorted(
             path.name for path in self.directory.iterdir() if not path.name.startswith(_PROBE) and path.name not in ours
         )
@@ -148,70 +154,71 @@ class Run:
                 f'{self.directory} is neither empty nor a store: it holds {", ".join(found[:3])}; pass a folder of its own'
             )
 
-    def resumed(self) -> Plan | None:
-        """The plan that is there, if it is of this run; None if there is none.
+    def resume(self) -> Plan | None:
+        """Return the plan in the folder; None if there is none.
 
         Raises:
-            ConfigError: it is of another run; the differences are named.
+            ConfigError: The plan is of a different run. The message names the differences.
         """
         if not plan_path(self.directory).exists():
             return None
-        there = Plan.read(self.directory)
-        differences = self.plan(there.captions, there.unique, there.skipped).differences(there)
+        plan = Plan.read(self.directory)
+        differences = self.plan(plan.captions, plan.unique, plan.skipped).differences(plan)
         if differences:
             raise ConfigError(
-                f'{self.directory} holds another run: {"; ".join(differences)}. Pass another folder, or the arguments of that run'
+                f'{self.directory} holds a different run: {"; ".join(differences)}. Pass a different folder, or the arguments of '
+                'that run'
             )
-        return there
+        return plan
 
-    def begun(self) -> Plan:
-        """The plan of a new run: rank 0 reads the captions and writes it, the others wait for it."""
-        self.embedder.embed(['a caption'])  # what cannot be loaded fails now, and not after the captions are read
-        if not self.rank.leads:
+    def start(self) -> Plan:
+        """Return the plan of a new run: rank 0 reads the captions and writes the plan, and the others wait for it."""
+        self.embedder.embed(['a caption'])  # what cannot be loaded fails now, not after the captions are read
+        if not self.rank.is_leader:
             wait_for_plan(self.directory)
-            plan = self.resumed()
+            plan = self.resume()
             assert plan is not None
             return plan
         with progress_bar('reading', None, self.quiet) as bar:
             found = scan(self.source, self.directory, self.shard_rows, self.keep_empty, bar.update)
         plan = self.plan(found.captions, found.unique, dict(sorted(found.skipped.counts.items())))
         plan.write(self.directory)
-        say(f'{plan.captions:,} captions, {plan.unique:,} different ones, in {plan.shards:,} shards', self.quiet)
+        log(f'{plan.captions:,} captions, {plan.unique:,} different ones, in {plan.shards:,} shards', self.quiet)
         if plan.skipped:
-            say(f'skipped: {found.skipped}', self.quiet)
+            log(f'skipped: {found.skipped}', self.quiet)
         return plan
 
     def check_room(self, plan: Plan) -> None:
-        """Refuse to start what cannot end: a token per caption, and the pooled feature, is the least that is written.
+        """Refuse a run for which the disk has no room: it writes at least one token and the pooled feature of every caption.
 
         Raises:
-            ConfigError: the disk has less room.
+            ConfigError: The disk has less room.
         """
-        widths = sum(one.pooled * one.dim_pooled + one.tokens * one.dim_tokens for one in plan.encoders)
-        there = sum(file.stat().st_size for file in (self.directory / 'encodings').rglob('*') if file.is_file())
-        least = plan.unique * widths * DTYPES[self.embedder.dtype].itemsize - there
+        missing = (
+            plan.rows_of(shard) * (one.pooled * one.dim_pooled + one.tokens * one.dim_tokens)
+            for one in plan.encoders
+            for shard in range(plan.shards)
+            if not (self.directory / encodings_name(one.label, shard)).exists()
+        )
+        least = sum(missing) * DTYPES[self.embedder.dtype].itemsize
         free = shutil.disk_usage(self.directory).free
         if least > free:
             raise ConfigError(
                 f'{self.directory} needs room for at least {least:,} bytes more, and its disk has {free:,}: make room, pass a '
-                'folder on another disk, or store less (pooled features only, 16 bits, a limit)'
+                'folder on a different disk, or store less (pooled features only, 16 bits, a limit)'
             )
 
-    def finished(self, job: Job) -> Manifest | None:
-        """The manifest, written if everything is there; None if other ranks are not done."""
-        with one_at_a_time(self.directory):
-            there = manifest_path(self.directory).exists()
-            missing = 0 if there else job.missing()
+    def finish(self, job: Job) -> Manifest | None:
+        """Write the manifest and return it; return None if files of other ranks are missing."""
+        with lock_plan(self.directory):
+            was_finished = manifest_path(self.directory).exists()
+            missing = 0 if was_finished else job.missing()
             if missing:
-                say(
-                    f'rank {self.rank.number} is done; {missing:,} files of other ranks are yet to come',
-                    self.quiet or not self.rank.leads,
-                )
+                line = f'rank {self.rank.number} is done; {missing:,} files of other ranks are yet to come'
+                log(line, self.quiet or not self.rank.is_leader)
                 return None
             manifest = finish(self.directory, job.plan)
         size = sum(record.bytes for record in manifest.files.values())
-        say(
-            f'{self.directory} is complete: {len(manifest.files):,} files, {size / 2**20:,.1f} MiB',
-            self.quiet or (there and not self.rank.leads),  # the rank that completed it says so, whichever that is
-        )
+        line = f'{self.directory} is complete: {len(manifest.files):,} files, {size / 2**20:,.1f} MiB'
+        log(line, self.quiet or (was_finished and not self.rank.is_leader))  # the rank that completed the store logs it
         return manifest

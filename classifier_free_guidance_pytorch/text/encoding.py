@@ -131,7 +131,7 @@ class TextEncoding(Rows):
         try:
             tensors = load_file(path, device=device)
         except SafetensorError as error:
-            raise ConfigError(f'{path} is no safetensors file, as TextEncoding.save writes it ({error})') from error
+            raise ConfigError(f'{path} is not a safetensors file, as TextEncoding.save writes it ({error})') from error
         if tensors.keys() != {'tokens', 'mask', 'pooled'}:
             raise ConfigError(f'{path} holds {sorted(tensors)}, not the tokens, mask and pooled of a saved TextEncoding')
         return TextEncoding(**tensors)

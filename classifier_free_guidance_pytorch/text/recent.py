@@ -35,8 +35,7 @@ class RecentCache:
             self._entries.move_to_end(key)
             while len(self._entries) > self.size:
                 self._entries.popitem(last=False)
-            remembered: T = self._entries[key]
-            return remembered
+            return self._entries[key]
 
     def clear(self) -> None:
         """Drop all results."""

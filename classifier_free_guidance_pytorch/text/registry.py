@@ -77,7 +77,8 @@ def build_encoder(
     missing = [attribute for attribute in _INTERFACE if not hasattr(model_type, attribute)]
     if missing:
         raise ConfigError(
-            f'model_types has a {type(model_type).__name__}, which is no encoder: it lacks {", ".join(missing)}; {_KNOWN_TYPES}'
+            f'model_types has a {type(model_type).__name__}, which is not an encoder: it lacks {", ".join(missing)}; '
+            f'{_KNOWN_TYPES}'
         )
     return model_type
 

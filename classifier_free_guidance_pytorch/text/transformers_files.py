@@ -88,5 +88,5 @@ def read_weights(adapter: str, name: str, model_type: str, dtype: torch.dtype) -
     # A pooler is a head that this library does not read, and many checkpoints come without one.
     missing = sorted(key for key in report['missing_keys'] if 'pooler' not in key and 'position_ids' not in key)
     if missing:
-        raise ConfigError(f'{name!r} is no checkpoint of {class_name}: it lacks {len(missing)} weights, such as {missing[:3]}')
+        raise ConfigError(f'{name!r} is not a checkpoint of {class_name}: it lacks {len(missing)} weights, such as {missing[:3]}')
     return network

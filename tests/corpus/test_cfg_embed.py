@@ -110,7 +110,7 @@ def test_an_interruption_says_how_to_go_on(captions, tmp_path, capsys, monkeypat
 
     monkeypatch.setattr('classifier_free_guidance_pytorch.corpus.encode.job.Job.encode', interrupt)
     assert embed(captions, tmp_path / 'store', '--quiet') == 130
-    assert f'interrupted; the same command goes on with {tmp_path / "store"}' in capsys.readouterr().err
+    assert f'interrupted; run the same command again to continue {tmp_path / "store"}' in capsys.readouterr().err
 
 
 def test_the_help_has_every_option_and_examples_that_parse(capsys):

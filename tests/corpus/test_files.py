@@ -250,12 +250,12 @@ def test_json_carries_its_checksum(tmp_path):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        (b'{"a": 1', r'a.json is damaged: it is no JSON \('),
-        (b'\xff\xfe', 'a.json is damaged: it is no JSON'),
-        (b'', 'a.json is damaged: it is no JSON'),
-        (b'[' * 100_000, 'a.json is damaged: it is no JSON'),
-        (b'[1]', 'a.json is no file of a store: it carries no checksum of its content'),
-        (b'{"a": 1}', 'a.json is no file of a store: it carries no checksum'),
+        (b'{"a": 1', r'a.json is damaged: it is not JSON \('),
+        (b'\xff\xfe', 'a.json is damaged: it is not JSON'),
+        (b'', 'a.json is damaged: it is not JSON'),
+        (b'[' * 100_000, 'a.json is damaged: it is not JSON'),
+        (b'[1]', 'a.json is not a file of a store: it carries no checksum of its content'),
+        (b'{"a": 1}', 'a.json is not a file of a store: it carries no checksum'),
         (
             b'{"a": 1, "checksum": "0"}',
             'a.json is damaged or was edited: its content does not match the checksum that it carries',

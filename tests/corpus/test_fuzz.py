@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from classifier_free_guidance_pytorch.corpus import EmbeddingStore
-from classifier_free_guidance_pytorch.corpus.store import manifest, shards
+from classifier_free_guidance_pytorch.corpus.store import layout, manifest, shards
 from classifier_free_guidance_pytorch.corpus.store.files import read_json, write_json
 from classifier_free_guidance_pytorch.errors import CFGError, StoreError
 from tests.corpus.stores import CAPTIONS, tiny_encoder, write_store
@@ -169,7 +169,7 @@ def test_files_that_are_swapped_replaced_or_gone(sound, data):
         elif how == 'remove':
             (copy / one).unlink()
         # what is beside a lost manifest is an unfinished store, or none
-        return [one, 'is unfinished', 'is no store'] if one == 'manifest.json' else [one]
+        return [one, 'is unfinished', 'is not a store'] if one == 'manifest.json' else [one]
 
     right_or_named(sound, harm, touched_first=data.draw(st.booleans()))
 
@@ -236,11 +236,11 @@ def test_a_foreign_shard_is_told_from_one_in_the_wrong_place(sound, tmp_path):
     shutil.copytree(directory, tmp_path / 'store')
     shutil.copy(other / 'encodings/one/00000.safetensors', tmp_path / 'store/encodings/one')
     with pytest.raises(
-        StoreError, match=r'one/00000.safetensors is damaged, or was written by another run: its header and tables'
+        StoreError, match=r'one/00000.safetensors is damaged, or was written by a different run: its header and tables'
     ):
         EmbeddingStore(tmp_path / 'store')[0]
     write_store(tmp_path / 'even', ['a b', 'c d', 'e f', 'g h'])
-    one, two = (manifest.encodings_path(tmp_path / 'even', 'tiny', shard) for shard in (0, 1))
+    one, two = (tmp_path / 'even' / layout.encodings_name('tiny', shard) for shard in (0, 1))
     shutil.copy(two, one)
     with pytest.raises(
         StoreError, match=r'tiny/00000.safetensors holds what belongs into encodings/tiny/00001.safetensors: files'
@@ -257,13 +257,13 @@ def test_verify_names_every_file(sound, tmp_path):
         content[-1] ^= 1
         (tmp_path / 'store' / name).write_bytes(content)
     plan = manifest.Plan.read(tmp_path / 'store')
-    write_json(manifest.plan_path(tmp_path / 'store'), {**read_json(manifest.plan_path(tmp_path / 'store')), 'batch_size': 9})
+    write_json(layout.plan_path(tmp_path / 'store'), {**read_json(layout.plan_path(tmp_path / 'store')), 'batch_size': 9})
     assert plan != manifest.Plan.read(tmp_path / 'store')
     with pytest.raises(StoreError) as error:
         store.verify()
     lines = str(error.value).splitlines()
     assert lines[0] == '3 of 11 files are not as they were written:'
-    assert 'plan.json is of another run than the manifest: batch_size: 9, there 8' in lines[1]
+    assert 'plan.json is of a different run than the manifest: batch_size: 9, there 8' in lines[1]
     assert 'captions/00001.safetensors is damaged: its data do not match its sha256' in lines[3]
     assert 'encodings/two/00000.safetensors is damaged' in lines[2]
 
@@ -275,7 +275,7 @@ def test_rows_are_proven_unless_told_otherwise(sound, tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"00000.safetensors is damaged: row 1 of '\w+' does not match its checksum; restore"):
+    with pytest.raises(StoreError, match=r"00000.safetensors is damaged: block 1 of '\w+' does not match its checksum; restore"):
         EmbeddingStore(tmp_path / 'store')[:]
     EmbeddingStore(tmp_path / 'store', check_rows=False)[:]
 

@@ -6,9 +6,10 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from classifier_free_guidance_pytorch.corpus.store import manifest, shards
+from classifier_free_guidance_pytorch.corpus.store import layout, shards
 from classifier_free_guidance_pytorch.corpus.store.files import read_json, write_json
-from classifier_free_guidance_pytorch.corpus.store.manifest import EncoderRecord, Manifest, Plan, finish, note, noted
+from classifier_free_guidance_pytorch.corpus.store.layout import read_record, write_record
+from classifier_free_guidance_pytorch.corpus.store.manifest import EncoderRecord, Manifest, Plan, finish, names
 from classifier_free_guidance_pytorch.errors import ConfigError, StoreError
 from classifier_free_guidance_pytorch.text import EncoderIdentity
 from tests.corpus.stores import CAPTIONS, tiny_encoder, write_store
@@ -107,13 +108,13 @@ def test_differences_are_named():
     [
         ({'version': 2}, 'plan.json is of format version 2, and this release reads version 1'),
         ({'version': None}, 'plan.json is of format version None'),
-        ({'shard_rows': 0}, r'plan.json is no plan of a store \(a store holds at least one caption'),
-        ({'encoders': 3}, 'plan.json is no plan of a store'),
-        ({'encoders': [{'label': 'a'}]}, 'plan.json is no plan of a store'),
-        ({'unknown': 3}, 'plan.json is no plan of a store'),
-        ({'unique': 'many'}, 'plan.json is no plan of a store'),
-        ({'unique': 2.5}, 'plan.json is no plan of a store'),
-        ({'shard_rows': True}, 'plan.json is no plan of a store'),
+        ({'shard_rows': 0}, r'plan.json is not a plan of a store \(a store holds at least one caption'),
+        ({'encoders': 3}, 'plan.json is not a plan of a store'),
+        ({'encoders': [{'label': 'a'}]}, 'plan.json is not a plan of a store'),
+        ({'unknown': 3}, 'plan.json is not a plan of a store'),
+        ({'unique': 'many'}, 'plan.json is not a plan of a store'),
+        ({'unique': 2.5}, 'plan.json is not a plan of a store'),
+        ({'shard_rows': True}, 'plan.json is not a plan of a store'),
     ],
 )
 def test_plans_that_cannot_be_read(tmp_path, change, message):
@@ -125,7 +126,7 @@ def test_plans_that_cannot_be_read(tmp_path, change, message):
 def test_a_finished_store(tmp_path):
     written = write_store(tmp_path)
     assert Manifest.read(tmp_path) == written
-    assert set(all_files(tmp_path)) == {'plan.json', 'manifest.json', *manifest.names(written.plan)}
+    assert set(all_files(tmp_path)) == {'plan.json', 'manifest.json', *names(written.plan)}
     assert {name: len(content) for name, content in all_files(tmp_path).items() if 'json' not in name} == {
         name: record.bytes for name, record in written.files.items()
     }
@@ -136,8 +137,8 @@ def test_finishing_again_ends_the_same(tmp_path):
     written = write_store(tmp_path)
     before = all_files(tmp_path)
     assert finish(tmp_path, written.plan) == written
-    name = manifest.captions_name(1)
-    note(tmp_path, tmp_path / name, written.files[name])
+    name = layout.captions_name(1)
+    write_record(tmp_path, name, written.files[name])
     assert finish(tmp_path, written.plan) == written
     assert all_files(tmp_path) == before
 
@@ -153,35 +154,35 @@ def test_an_unfinished_store_is_not_finished(tmp_path):
     shards.write_captions(tmp_path, 0, CAPTIONS[:2])
     with pytest.raises(StoreError, match=r'is unfinished: 6 of 7 files are missing, first index.safetensors'):
         finish(tmp_path, plan())
-    assert noted(tmp_path, manifest.captions_name(0)).rows == 2
-    assert noted(tmp_path, manifest.captions_name(1)) is None
+    assert read_record(tmp_path, layout.captions_name(0)).rows == 2
+    assert read_record(tmp_path, layout.captions_name(1)) is None
 
 
 def test_another_store_is_not_finished(tmp_path):
     written = write_store(tmp_path)
-    with pytest.raises(StoreError, match='holds another finished store: batch_size: 9, there 8'):
+    with pytest.raises(StoreError, match='holds a different store, which is finished: batch_size: 9, there 8'):
         finish(tmp_path, replace(written.plan, batch_size=9))
 
 
 def test_files_that_are_not_as_noted(tmp_path):
     shards.write_captions(tmp_path, 0, CAPTIONS[:2])
-    path = manifest.captions_path(tmp_path, 0)
-    name = manifest.captions_name(0)
+    path = tmp_path / layout.captions_name(0)
+    name = layout.captions_name(0)
     os.truncate(path, path.stat().st_size - 1)
     with pytest.raises(StoreError, match=r'00000.safetensors is truncated: it has [\d,]+ bytes, and [\d,]+ were written'):
-        noted(tmp_path, name)
+        read_record(tmp_path, name)
     path.write_bytes(path.read_bytes() + b'ab')
     with pytest.raises(StoreError, match=r'00000.safetensors is damaged: it has'):
-        noted(tmp_path, name)
+        read_record(tmp_path, name)
     path.unlink()
     with pytest.raises(StoreError, match=r'00000.safetensors is missing or cannot be read'):
-        noted(tmp_path, name)
-    manifest.record_path(path).rename(manifest.record_path(manifest.captions_path(tmp_path, 1)))
+        read_record(tmp_path, name)
+    layout.record_path(path).rename(layout.record_path(tmp_path / layout.captions_name(1)))
     with pytest.raises(StoreError, match=r'00001.json is the record of captions/00000.safetensors, not of captions/00001'):
-        noted(tmp_path, manifest.captions_name(1))
-    write_json(manifest.record_path(path), {'a': 1})
-    with pytest.raises(StoreError, match=r'00000.json is no record of a file'):
-        noted(tmp_path, name)
+        read_record(tmp_path, layout.captions_name(1))
+    write_json(layout.record_path(path), {'a': 1})
+    with pytest.raises(StoreError, match=r'00000.json is not a record of a file'):
+        read_record(tmp_path, name)
 
 
 def test_manifests_that_contradict_themselves(tmp_path):
@@ -203,7 +204,7 @@ def test_the_tables_of_a_shard(tmp_path):
     from safetensors.torch import load_file
 
     write_store(tmp_path, shard_rows=5, dtype='float16')
-    found = load_file(manifest.encodings_path(tmp_path, 'tiny', 0))
+    found = load_file(tmp_path / layout.encodings_name('tiny', 0))
     encoder, start = tiny_encoder(), 0
     for row, caption in enumerate(dict.fromkeys(CAPTIONS)):
         encoding = encoder.encode([caption]).to(dtype=torch.float16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from classifier_free_guidance_pytorch.corpus import EmbeddingStore, TextEmbedder
-from classifier_free_guidance_pytorch.corpus.store.manifest import encodings_path
+from classifier_free_guidance_pytorch.corpus.store.layout import encodings_name
 from classifier_free_guidance_pytorch.errors import StoreError, UsageError
 from tests.corpus.test_run import TEXTS, embed, files_of
 from tests.tiny_models import TinyEncoder
@@ -22,13 +22,13 @@ def test_files_of_a_finished_store_that_are_gone_are_made_again(captions, tmp_pa
     """As the error about a damaged one says; nothing else is encoded, and the bytes are the same."""
     embed(captions, tmp_path / 'store')
     before = files_of(tmp_path / 'store')
-    path = encodings_path(tmp_path / 'store', 'TinyEncoder', 1)
+    path = tmp_path / 'store' / encodings_name('TinyEncoder', 1)
     path.write_bytes(path.read_bytes()[:-1] + b'?')
-    with pytest.raises(StoreError, match=r'is damaged: .*; restore it, or remove it and give the command that wrote the store'):
+    with pytest.raises(StoreError, match=r'is damaged: .*; restore it, or remove it and run the command that wrote the store'):
         EmbeddingStore(tmp_path / 'store').verify()
     path.unlink()
     monkeypatch.setenv('WORLD_SIZE', '2')
-    with pytest.raises(UsageError, match=r'1 of its files are gone since, first encodings/TinyEncoder/00001.* without torchrun'):
+    with pytest.raises(UsageError, match=r'1 of its files are now missing, first encodings/TinyEncoder/00001.* without torchrun'):
         embed(captions, tmp_path / 'store')
     monkeypatch.delenv('WORLD_SIZE')
     encoder = TinyEncoder()
@@ -42,7 +42,7 @@ def test_files_of_a_finished_store_that_are_gone_are_made_again(captions, tmp_pa
 def test_a_repair_that_is_killed(captions, tmp_path, monkeypatch, kill):
     embed(captions, tmp_path / 'store')
     before = files_of(tmp_path / 'store')
-    encodings_path(tmp_path / 'store', 'TinyEncoder', 1).unlink()
+    (tmp_path / 'store' / encodings_name('TinyEncoder', 1)).unlink()
 
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
@@ -59,8 +59,8 @@ def test_a_repair_that_is_killed(captions, tmp_path, monkeypatch, kill):
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
-        ('captions/00001.safetensors', r'captions.00001.safetensors is missing .*: restore it, or embed the corpus into another'),
-        ('index.safetensors', r'index.safetensors is missing .*: restore it, or embed the corpus into another folder'),
+        ('captions/00001.safetensors', r'captions.00001.safetensors is missing .*: restore it, or embed the corpus into a'),
+        ('index.safetensors', r'index.safetensors is missing .*: restore it, or embed the corpus into a different folder'),
     ],
 )
 def test_files_of_a_finished_store_that_nothing_makes_again(captions, tmp_path, name, message):
@@ -72,7 +72,7 @@ def test_files_of_a_finished_store_that_nothing_makes_again(captions, tmp_path, 
 
 def test_a_finished_store_with_a_file_that_was_cut_is_not_called_complete(captions, tmp_path):
     embed(captions, tmp_path / 'store')
-    path = encodings_path(tmp_path / 'store', 'TinyEncoder', 1)
+    path = tmp_path / 'store' / encodings_name('TinyEncoder', 1)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(StoreError, match=r'00001.safetensors is truncated: it has .* were written; restore it, or remove it'):
         embed(captions, tmp_path / 'store')

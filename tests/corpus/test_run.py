@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from classifier_free_guidance_pytorch.corpus import EmbeddingStore, TextEmbedder, embed_corpus
-from classifier_free_guidance_pytorch.corpus.cluster.ranks import Rank, at_work, wait_for_plan
-from classifier_free_guidance_pytorch.corpus.store.manifest import captions_path, encodings_path
+from classifier_free_guidance_pytorch.corpus.cluster.ranks import Rank, lock_folder, wait_for_plan
+from classifier_free_guidance_pytorch.corpus.store.layout import captions_name, encodings_name
 from classifier_free_guidance_pytorch.errors import ConfigError, StoreError, UsageError
 from tests.tiny_models import CAPTIONS, TinyEncoder
 
@@ -51,7 +51,7 @@ def test_a_store_holds_what_the_encoder_makes_of_every_caption(captions, tmp_pat
 
 
 def test_no_pickle_is_read(captions, tmp_path, monkeypatch):
-    """Neither while a corpus is embedded, begun or resumed, nor while a store is read."""
+    """Neither while a corpus is embedded, started or resumed, nor while a store is read."""
     import pickle
 
     import numpy as np
@@ -147,16 +147,16 @@ def test_a_folder_that_holds_another_run(captions, tmp_path, change, difference)
     with pytest.raises(ConfigError) as caught:
         embed(captions, tmp_path / 'store', **change)
     message = str(caught.value)
-    assert 'store holds another run: ' in message
+    assert 'store holds a different run: ' in message
     assert difference in message
-    assert message.endswith('Pass another folder, or the arguments of that run')
+    assert message.endswith('Pass a different folder, or the arguments of that run')
     assert files_of(tmp_path / 'store') == before
 
 
 def test_other_captions_are_another_run(captions, tmp_path):
     embed(captions, tmp_path / 'store')
     captions.write_text('\n'.join(TEXTS[::-1]), encoding='utf-8')
-    with pytest.raises(ConfigError, match=r'store holds another run: source.digest: '):
+    with pytest.raises(ConfigError, match=r'store holds a different run: source.digest: '):
         embed(captions, tmp_path / 'store')
 
 
@@ -190,6 +190,23 @@ def test_a_disk_without_room_is_refused_before_anything_is_encoded(captions, tmp
     assert encoder.calls == 1  # to see that it works
 
 
+def test_a_resumed_run_needs_room_only_for_what_is_left(captions, tmp_path, monkeypatch):
+    embed(captions, tmp_path / 'whole')
+    with monkeypatch.context() as half:
+        half.setenv('WORLD_SIZE', '2')  # rank 0 writes the shards 0, 2 and 4
+        embed(captions, tmp_path / 'store')
+    before = files_of(tmp_path / 'store')
+    left = (4 + 4) * (12 + 8) * 2  # two shards of four captions
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(1000, 1001 - left, left - 1))
+        with pytest.raises(ConfigError, match=rf'needs room for at least {left} bytes more, and its disk has {left - 1}: '):
+            embed(captions, tmp_path / 'store')
+    assert files_of(tmp_path / 'store') == before
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(1000, 1000 - left, left))
+    embed(captions, tmp_path / 'store')
+    assert files_of(tmp_path / 'store') == files_of(tmp_path / 'whole')
+
+
 def test_a_disk_that_fills_up_says_how_far_it_got_and_the_run_goes_on_later(captions, tmp_path, monkeypatch):
     embed(captions, tmp_path / 'whole')
     sync, room = os.fsync, [40]
@@ -213,14 +230,14 @@ def test_a_disk_that_fills_up_says_how_far_it_got_and_the_run_goes_on_later(capt
 def test_a_file_that_was_damaged_while_the_run_was_not_done(captions, tmp_path, monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '2')
     embed(captions, tmp_path / 'store')
-    path = captions_path(tmp_path / 'store', 1)
+    path = tmp_path / 'store' / captions_name(1)
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
     monkeypatch.setenv('RANK', '1')
     with pytest.raises(StoreError, match=r'captions.00001.safetensors is damaged: its content is not what was written'):
         embed(captions, tmp_path / 'store')
-    path = encodings_path(tmp_path / 'store', 'TinyEncoder', 0)
+    path = tmp_path / 'store' / encodings_name('TinyEncoder', 0)
     path.write_bytes(path.read_bytes()[:-1])
     monkeypatch.setenv('RANK', '0')
     with pytest.raises(StoreError, match=r'encodings.TinyEncoder.00000.safetensors is truncated: it has'):
@@ -229,9 +246,9 @@ def test_a_file_that_was_damaged_while_the_run_was_not_done(captions, tmp_path, 
 
 def test_two_runs_in_one_folder_at_once(captions, tmp_path):
     (tmp_path / 'store').mkdir()
-    with at_work(tmp_path / 'store', Rank()), pytest.raises(UsageError, match=r'another run is at work in .*store: wait for it'):
+    with lock_folder(tmp_path / 'store', Rank()), pytest.raises(UsageError, match=r'another run is using .*store: wait for it'):
         embed(captions, tmp_path / 'store')
-    with at_work(tmp_path / 'store', Rank(0, 2)), at_work(tmp_path / 'store', Rank(1, 2)):
+    with lock_folder(tmp_path / 'store', Rank(0, 2)), lock_folder(tmp_path / 'store', Rank(1, 2)):
         pass
 
 
@@ -239,7 +256,7 @@ def test_two_launches_of_ranks_in_one_folder_at_once(captions, tmp_path, monkeyp
     """Ranks of one run share the folder, but there is one rank 0."""
     (tmp_path / 'store').mkdir()
     monkeypatch.setenv('WORLD_SIZE', '2')
-    with at_work(tmp_path / 'store', Rank(0, 2)), pytest.raises(UsageError, match=r'another run is at work in .*store: wait'):
+    with lock_folder(tmp_path / 'store', Rank(0, 2)), pytest.raises(UsageError, match=r'another run is using .*store: wait'):
         embed(captions, tmp_path / 'store')
     for rank in (0, 1):  # what the first left there is no obstacle
         monkeypatch.setenv('RANK', str(rank))
@@ -261,7 +278,7 @@ def test_an_environment_that_makes_no_sense(monkeypatch, rank, count):
     monkeypatch.setenv('RANK', rank)
     monkeypatch.setenv('WORLD_SIZE', count)
     with pytest.raises(ConfigError, match='RANK'):
-        Rank.of_environment()
+        Rank.from_environment()
 
 
 @pytest.mark.parametrize(
@@ -300,4 +317,4 @@ def test_ray_and_ranks_exclude_each_other(captions, tmp_path, monkeypatch):
 def test_ranks_share_everything_and_nothing_twice():
     shards = [shard for rank in range(3) for shard in Rank(rank, 3).share(range(10))]
     assert sorted(shards) == list(range(10))
-    assert [Rank(rank, 3).leads for rank in range(3)] == [True, False, False]
+    assert [Rank(rank, 3).is_leader for rank in range(3)] == [True, False, False]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from classifier_free_guidance_pytorch.corpus.read.formats import Bad
 from classifier_free_guidance_pytorch.corpus.scan import merging
 from classifier_free_guidance_pytorch.corpus.scan.first_pass import Skipped, scan
-from classifier_free_guidance_pytorch.corpus.store.manifest import captions_path, index_path
+from classifier_free_guidance_pytorch.corpus.store.layout import INDEX, captions_name
 from classifier_free_guidance_pytorch.corpus.store.shards import caption_digest, caption_hash
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 
@@ -35,7 +35,7 @@ class Listed:
 def shards_in(directory):
     """The captions that were written, shard by shard."""
     shards = []
-    while (path := captions_path(directory, len(shards))).exists():
+    while (path := directory / captions_name(len(shards))).exists():
         tensors = load_file(path)
         text = tensors['captions'].numpy().tobytes()
         shards.append([text[start:stop].decode() for start, stop in pairwise(tensors['offsets'].tolist())])
@@ -53,7 +53,7 @@ def check_against_a_dictionary(directory, values, shard_rows=3):
     assert [text for shard in shards for text in shard] == list(numbers)
     assert [len(shard) for shard in shards[:-1]] == [shard_rows] * (len(shards) - 1)
 
-    index = load_file(index_path(directory))
+    index = load_file(directory / INDEX)
     assert index['rows'].tolist() == [numbers[text] for _, text in kept]
     assert index['positions'].tolist() == [position for position, _ in kept]
     by_hash = sorted((caption_hash(text), number) for text, number in numbers.items())
@@ -88,7 +88,7 @@ def test_captions_with_half_a_digest_in_common_stay_two(tmp_path, monkeypatch, s
 
     monkeypatch.setattr(module, 'caption_digest', lambda text: bytes(8) + caption_digest(text)[8:])
     found = scan(Listed(['a', 'b', 'a', 'c']), tmp_path, 8)
-    index = load_file(index_path(tmp_path))
+    index = load_file(tmp_path / INDEX)
     assert found.unique == 3
     assert index['rows'].tolist() == [0, 1, 0, 2]
     assert index['hashes'].tolist() == [0, 0, 0]

@@ -266,8 +266,8 @@ def make_file(path: Path, content: bytes) -> Path:
         (lambda folder: make_file(folder / 'a.csv', b'caption\n'), 'a.csv is empty: it holds no captions'),
         (lambda folder: make_file(folder / 'a.jsonl', b'7\n'), 'that could be the captions: choose with column; it has none'),
         (lambda folder: make_file(folder / 'a.doc', b'a'), 'a.doc is of an unknown kind: captions are read from files with'),
-        (lambda folder: make_file(folder / 'a.parquet', b'PAR1 and no more'), 'a.parquet is no Parquet file, or a damaged one'),
-        (lambda folder: make_file(folder / 'a.tar', b'a' * 600), 'a.tar is no tar archive, or a damaged one'),
+        (lambda folder: make_file(folder / 'a.parquet', b'PAR1 and no more'), 'a.parquet is not a Parquet file, or is damaged'),
+        (lambda folder: make_file(folder / 'a.tar', b'a' * 600), 'a.tar is not a tar archive, or is damaged'),
         (lambda folder: folder, 'holds no captions: it has no file with one of the suffixes .txt, .jsonl'),
     ],
 )  # fmt: skip
@@ -292,7 +292,7 @@ def test_an_archive_that_breaks_off(tmp_path):
     path = as_tar(tmp_path / 'a.tar', ['a dog', LONG])
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ConfigError, match=r"a.tar is no tar archive, or a damaged one: it ends after '001'"):
+    with pytest.raises(ConfigError, match=r"a.tar is not a tar archive, or is damaged: it ends after '001'"):
         captions(open_source(path))
 
 

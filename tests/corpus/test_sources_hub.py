@@ -48,5 +48,5 @@ def test_a_dataset_of_the_hub_is_streamed(monkeypatch):
 
 
 def test_a_dataset_that_the_hub_does_not_give():
-    with pytest.raises(MissingDependencyError, match=r"'org/nothing' is no file or folder, and could not be read as a dataset"):
+    with pytest.raises(MissingDependencyError, match=r"'org/nothing' is not a file or folder, and could not be read from"):
         open_source('org/nothing')

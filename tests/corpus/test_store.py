@@ -325,11 +325,11 @@ def test_parts_that_are_not_there(directory, tmp_path):
 
 
 def test_folders_that_are_no_store(tmp_path):
-    with pytest.raises(StoreError, match=r'is no store: it has no manifest.json; cfg-embed writes one'):
+    with pytest.raises(StoreError, match=r'is not a store: it has no manifest.json; cfg-embed writes a store'):
         EmbeddingStore(tmp_path / 'nowhere')
     write_store(tmp_path)
     (tmp_path / 'manifest.json').unlink()
-    with pytest.raises(StoreError, match='is unfinished: run the command that started it once more, and it goes on'):
+    with pytest.raises(StoreError, match='is unfinished: run the command that started it again, and it continues'):
         EmbeddingStore(tmp_path)
     with pytest.raises(ConfigError, match='directory'):
         EmbeddingStore(3)

@@ -232,7 +232,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(example, tmp_pat
     captions = tmp_path / 'captions.txt'
     captions.write_text('a caption of something else\n')
     embed_corpus(captions, tmp_path / 'store', TextEmbedder(model_types=[TinyEncoder()]), quiet=True)
-    for folder, said in (('store', 'is not among the 1 different captions'), ('nowhere', 'is no store')):
+    for folder, said in (('store', 'is not among the 1 different captions'), ('nowhere', 'is not a store')):
         with pytest.raises(CFGError, match=said):
             example.train.main(settings_of(example, tmp_path / 'run', '--embeddings', str(tmp_path / folder)))
     assert not (tmp_path / 'run').exists()

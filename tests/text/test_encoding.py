@@ -86,5 +86,5 @@ def test_a_file_that_holds_something_else(tmp_path):
     with pytest.raises(ConfigError, match=re.escape("holds ['weight'], not the tokens, mask and pooled")):
         TextEncoding.load(tmp_path / 'other.safetensors')
     (tmp_path / 'text').write_text('hello')
-    with pytest.raises(ConfigError, match='is no safetensors file'):
+    with pytest.raises(ConfigError, match='is not a safetensors file'):
         TextEncoding.load(tmp_path / 'text')

@@ -171,5 +171,5 @@ def test_a_checkpoint_of_another_model_is_refused_not_left_random(hub, tmp_path)
     path = tmp_path / 'model' / 'model.safetensors'
     weights = load_file(path)
     save_file({key: value for key, value in weights.items() if 'layer.2' not in key}, path, {'format': 'pt'})
-    with pytest.raises(ConfigError, match=r'is no checkpoint of AutoModel: it lacks 16 weights, such as'):
+    with pytest.raises(ConfigError, match=r'is not a checkpoint of AutoModel: it lacks 16 weights, such as'):
         HFTextAdapter(tmp_path / 'model').encode(TEXTS)

@@ -36,7 +36,7 @@ def test_names_and_arguments_reach_the_encoders(tiny_t5, tiny_bge):
     [
         (('t6',), f"model_types has 't6', which is unknown: {TYPES}"),
         (([],), f'model_types is empty, but a conditioner needs at least one encoder: {TYPES}'),
-        ((3,), f'model_types has a int, which is no encoder: it lacks encode, dim_latent, dim_pooled, max_text_len; {TYPES}'),
+        ((3,), f'model_types has a int, which is not an encoder: it lacks encode, dim_latent, dim_pooled, max_text_len; {TYPES}'),
         ((TinyEncoder,), 'model_types has the class TinyEncoder: pass an instance of it'),
         ((['t5', 'clip'], ['a']), "model_names needs one entry per model type, so 2, but got 1: ['a']"),
         ((['t5', 'clip'], 'a'), "model_names needs one entry per model type, so 2, but got 1: ['a']"),
@@ -60,7 +60,7 @@ def test_what_cannot_be_built(arguments, sentence):
 def test_an_object_that_lacks_something_is_told_what():
     mine = TinyEncoder()
     del mine.max_text_len
-    with pytest.raises(ConfigError, match='model_types has a TinyEncoder, which is no encoder: it lacks max_text_len;'):
+    with pytest.raises(ConfigError, match='model_types has a TinyEncoder, which is not an encoder: it lacks max_text_len;'):
         build_encoder(mine)
 
 

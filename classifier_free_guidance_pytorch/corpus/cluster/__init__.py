@@ -1,1 +1,1 @@
-"""Several processes on one folder: who takes which shard, who waits for whom, and what is done again."""
+"""Several processes on one folder: which takes which shards, which waits for which, and what is done again."""

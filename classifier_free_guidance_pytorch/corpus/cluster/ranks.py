@@ -1,4 +1,4 @@
-"""Several processes on one store: which shards are whose, and who waits for whom. All they share is the folder."""
+"""Several processes on one store: which shards each takes, and when it waits. All they share is the folder."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from classifier_free_guidance_pytorch.corpus.scan.first_pass import scratch_path
-from classifier_free_guidance_pytorch.corpus.store.manifest import captions_path, manifest_path, plan_path
+from classifier_free_guidance_pytorch.corpus.store.layout import CAPTIONS, manifest_path, plan_path
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 
-_PATIENCE = 900.0  # seconds without a sign of life of the process that reads the captions
+_PATIENCE = 900.0  # seconds without a sign of life from the process that reads the captions
 
 
 @dataclass(frozen=True)
 class Rank:
-    """One of `count` processes, from 0.
+    """One of `count` processes; numbers start at 0.
+
+    Raises:
+        ConfigError: The number is not that of one of the processes.
 
     Example:
         >>> list(Rank(1, 3).share(range(8)))
@@ -33,8 +36,12 @@ class Rank:
             raise ConfigError(f'a rank is at least 0 and below the number of processes, but RANK={self.number} of {self.count}')
 
     @staticmethod
-    def of_environment() -> Rank:
-        """What `torchrun`, and most other launchers, say in RANK and WORLD_SIZE; else the only process."""
+    def from_environment() -> Rank:
+        """Return the rank that `torchrun` and most other launchers state in RANK and WORLD_SIZE; else the only process.
+
+        Raises:
+            ConfigError: The variables are not numbers, or do not fit together.
+        """
         given = {name: os.environ.get(name, default) for name, default in (('RANK', '0'), ('WORLD_SIZE', '1'))}
         try:
             return Rank(int(given['RANK']), int(given['WORLD_SIZE']))
@@ -44,56 +51,56 @@ class Rank:
             ) from None
 
     def title(self, what: str) -> str:
-        """What this process is doing, and which of several it is."""
+        """Return a title for a progress bar, with the rank if there are several."""
         return what if self.count == 1 else f'{what}, rank {self.number} of {self.count}'
 
     @property
-    def leads(self) -> bool:
-        """Whether this process reads the captions and speaks for all."""
+    def is_leader(self) -> bool:
+        """Whether this process reads the captions, and prints for all."""
         return self.number == 0
 
     def share(self, shards: range) -> range:
-        """The shards of this process."""
+        """Return the shards of this process."""
         return shards[self.number :: self.count]
 
 
 @contextmanager
-def at_work(directory: Path, rank: Rank) -> Iterator[None]:
-    """Keep other runs out of a folder while one process, or several ranks that share it, are at work; the dead hold nothing.
+def lock_folder(directory: Path, rank: Rank) -> Iterator[None]:
+    """Keep other runs out of a folder while a process, or the ranks of one run, use it. A killed process holds no lock.
 
-    The ranks share the folder itself, and rank 0 has that of the captions for itself: there is one rank 0 at a time.
+    All ranks share the lock of the folder itself. Rank 0 also locks the folder of the captions: there is one rank 0 at a time.
 
     Raises:
-        UsageError: another run is at work there.
+        UsageError: Another run is using the folder.
     """
-    captions = captions_path(directory, 0).parent
-    with ExitStack() as held:
-        if os.name == 'posix':  # which alone opens folders
-            _hold(held, directory, directory, exclusive=rank.count == 1)
-            if rank.leads:
+    captions = directory / CAPTIONS
+    with ExitStack() as stack:
+        if os.name == 'posix':  # no other system can open folders
+            _lock_or_refuse(stack, directory, directory, exclusive=rank.count == 1)
+            if rank.is_leader:
                 captions.mkdir(exist_ok=True)
-                _hold(held, captions, directory, exclusive=True)
+                _lock_or_refuse(stack, captions, directory, exclusive=True)
         yield
 
 
-def _hold(held: ExitStack, folder: Path, directory: Path, exclusive: bool) -> None:
-    """Lock a folder until `held` is left."""
+def _lock_or_refuse(stack: ExitStack, folder: Path, directory: Path, exclusive: bool) -> None:
+    """Lock a folder until the stack is closed; errors name `directory`."""
     descriptor = os.open(folder, os.O_RDONLY)
-    held.callback(os.close, descriptor)
+    stack.callback(os.close, descriptor)
     if not _lock(descriptor, exclusive, wait=False):
-        raise UsageError(f'another run is at work in {directory}: wait for it, or pass another folder')
+        raise UsageError(f'another run is using {directory}: wait for it, or pass a different folder')
 
 
 @contextmanager
-def one_at_a_time(directory: Path) -> Iterator[None]:
-    """Ranks that end at the same moment finish the store one after the other."""
+def lock_plan(directory: Path) -> Iterator[None]:
+    """Let ranks that end at the same time finish the store one after the other."""
     with plan_path(directory).open('rb') as plan:
         _lock(plan.fileno(), exclusive=True, wait=True)
         yield
 
 
 def _lock(descriptor: int, exclusive: bool, wait: bool) -> bool:
-    """Lock an open file for as long as it is open; False if another process holds it. A system without locks says True."""
+    """Lock an open file for as long as it is open; return False if another process holds it, True on a system without locks."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -107,10 +114,10 @@ def _lock(descriptor: int, exclusive: bool, wait: bool) -> bool:
 
 
 def wait_for_plan(directory: Path, patience: float = _PATIENCE) -> None:
-    """Wait until rank 0 has read the captions, for as long as it gives a sign of life.
+    """Wait until rank 0 has read the captions, for as long as it shows a sign of life.
 
     Raises:
-        UsageError: it gives none.
+        UsageError: There was none for `patience` seconds.
     """
     since = time.time()
     while not (plan_path(directory).exists() or manifest_path(directory).exists()):
@@ -118,7 +125,7 @@ def wait_for_plan(directory: Path, patience: float = _PATIENCE) -> None:
             since = max([since, *(file.stat().st_mtime for file in scratch_path(directory).iterdir())])
         if time.time() - since > patience:
             raise UsageError(
-                f'rank 0 has not written a plan to {directory}, and has done nothing there for {patience:.0f} seconds: look at '
-                'what it says; all ranks need the same folder'
+                f'rank 0 has not written a plan to {directory}, and has done nothing there for {patience:.0f} seconds: read '
+                'its output; all ranks need the same folder'
             )
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""The same job on Ray Data: shards are dealt out to actors, each of which builds the encoders once and writes its files."""
+"""The same job on Ray Data: shards are distributed to actors, each of which builds the encoders once and writes its files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from classifier_free_guidance_pytorch.corpus.encode.job import Job
 from classifier_free_guidance_pytorch.corpus.encode.progress import SharedBar, progress_bar
 from classifier_free_guidance_pytorch.errors import CFGError, ConfigError, MissingDependencyError
 
-_PROCESSORS_PER_WORKER = 4
+_PROCESSORS_PER_WORKER = 4  # on machines without a GPU
 
 
 class ShardWriter:
-    """What an actor does: encode the shards in a batch of rows, and say which files were written."""
+    """An actor: encodes the shards that a batch names, and returns how many captions each has."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """`{'shard': numbers}` to the same, with the number of captions of each."""
+        """Encode the shards of `{'shard': numbers}`; return the same with the number of captions of each."""
         shards = [int(shard) for shard in batch['shard']]
         items = [item for item in self.job.items(shards) if not self.job.is_done(item)]
         with progress_bar('encoding', None, quiet=True) as bar:
@@ -33,14 +33,14 @@ def encode_with_ray(job: Job, address: str | None, workers: int | None, quiet: b
     """Encode every shard that is not complete. All machines of the cluster need the folder under the same path.
 
     Args:
-        job: what is to be encoded.
-        address: that of a running cluster; None takes the one `RAY_ADDRESS` names, or starts one here, and ends it.
-        workers: actors; None for one per GPU, or one per four processors without.
-        quiet: no progress bar.
+        job: What is to be encoded.
+        address: The address of a running cluster; None takes `RAY_ADDRESS`, or starts a cluster here and ends it.
+        workers: The number of actors; None for one per GPU, or one per four processors if there are no GPUs.
+        quiet: Show no progress bar.
 
     Raises:
-        CFGError: what an actor raised, as it raised it.
-        ConfigError: no cluster answers at the address.
+        CFGError: An actor raised it.
+        ConfigError: No cluster answers at the address.
         MissingDependencyError: Ray is not installed.
     """
     ray = _import_ray()
@@ -49,7 +49,7 @@ def encode_with_ray(job: Job, address: str | None, workers: int | None, quiet: b
         return
     started = not ray.is_initialized()
     if started:
-        # unlike None, 'local' does not join whatever cluster last ran on this machine, which may long be gone
+        # unlike None, 'local' never joins the cluster that last ran on this machine, which may no longer exist
         address = address or os.environ.get('RAY_ADDRESS') or 'local'
         dashboard = False if address == 'local' else None
         try:
@@ -71,7 +71,7 @@ def _encode(ray: Any, job: Job, todo: list[int], workers: int | None, quiet: boo
     workers = min(len(todo), workers or gpus or max(1, processors // _PROCESSORS_PER_WORKER))
     written = ray.data.from_items([{'shard': shard} for shard in todo], override_num_blocks=len(todo)).map_batches(
         ShardWriter,
-        # a machine with a GPU would compute in another precision than the plan says, if it were started on one without
+        # pinned, or machines with a GPU would compute in a different precision when the run was started on one without
         fn_constructor_kwargs={'job': replace(job, embedder=job.embedder.pinned())},
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=workers),
@@ -87,11 +87,11 @@ def _encode(ray: Any, job: Job, todo: list[int], workers: int | None, quiet: boo
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Our own error, if an actor raised one, out of what Ray wrapped it in."""
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, CFGError):
-        seen = getattr(seen, 'cause', None) or seen.__cause__
-    return seen or error
+    """Return our own error if an actor raised one, without what Ray wrapped it in."""
+    inner: BaseException | None = error
+    while inner is not None and not isinstance(inner, CFGError):
+        inner = getattr(inner, 'cause', None) or inner.__cause__
+    return inner or error
 
 
 def _import_ray() -> Any:

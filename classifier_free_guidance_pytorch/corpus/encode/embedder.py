@@ -1,7 +1,7 @@
-"""`TextEmbedder`: captions in, encodings without padding out; a callable for every engine that maps batches of rows.
+"""`TextEmbedder`: captions in, encodings without padding out; a callable for every engine that maps batches of data.
 
-Batches of the encoder are formed by token length, so that a short caption is not padded to a long one beside it. What a caption
-becomes depends on the captions it is embedded with only by rounding.
+Captions are grouped by token length into batches for the encoder, so that a short caption is not padded to a long one. The other
+captions in a batch change a caption's features only by rounding.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from classifier_free_guidance_pytorch.corpus.store.files import DTYPES
 from classifier_free_guidance_pytorch.corpus.store.manifest import EncoderRecord
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError, checked
 from classifier_free_guidance_pytorch.text import Encoder, TextEncoder, TextEncoding, as_texts, build_encoders, encode_with
 
-DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-
-Progress = Callable[[int], object]
+Progress: TypeAlias = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,9 @@ class Tokenized:
     """Captions, ready for the network of one encoder.
 
     Attributes:
-        captions: as they came.
-        order: their rows, longest first.
-        ids: token ids and mask, `(n, length)`; None for an encoder that keeps its tokenizer to itself.
+        captions: The captions, in their own order.
+        order: Their indices, longest caption first.
+        ids: Token ids and mask, `(n, length)`; None for an encoder without a tokenizer that we know.
     """
 
     captions: Sequence[str]
@@ -45,11 +44,11 @@ class Tokenized:
 
 @dataclass(frozen=True)
 class Embedded:
-    """What one encoder made of some captions, in their order, on the CPU.
+    """One encoder's features of some captions, in their order, on the CPU.
 
     Attributes:
-        pooled: `(n, dim_pooled)`, or None if it was not asked for.
-        tokens: per caption `(length, dim_latent)`, or None.
+        pooled: `(n, dim_pooled)`, or None if they are not wanted.
+        tokens: For each caption `(length, dim_latent)`, or None.
     """
 
     pooled: Tensor | None
@@ -59,28 +58,28 @@ class Embedded:
 class TextEmbedder:
     """Frozen text encoders as a function of a batch of captions.
 
-    It is small and picklable: the encoders are built, and their weights read, where it is first used. As a callable it maps a
-    batch of rows, `{column: captions, ...}`, to the same batch with the columns `<label>_pooled` and `<label>_tokens` of every
-    encoder, in NumPy arrays (bfloat16, which NumPy lacks, in float32 arrays): for `datasets.map(embedder, batched=True)`, and for
+    It is small and picklable: it builds the encoders and reads their weights where it is first used. As a callable it maps a
+    batch of data, `{column: captions, ...}`, to the same batch with the columns `<label>_pooled` and `<label>_tokens` of every
+    encoder, as NumPy arrays (bfloat16, which NumPy lacks, as float32). So it fits `datasets.map(embedder, batched=True)`, and
     `map_batches` of Ray Data, as an object or as the class.
 
     Args:
         model_types: `'t5'`, `'clip'`, `'bge'`, `'hf'`, `'mini'`, an encoder object, or a sequence of these.
-        model_names: a name or a local path per type; None for the type's default.
-        model_kwargs: a dict of adapter arguments per type.
-        dtype: what encodings are stored in, `'bf16'`, `'fp16'` or `'fp32'`.
-        precision: what the encoders compute in; None for `dtype` on an accelerator and `'fp32'` on a CPU.
-        pooled: give one feature per caption.
-        tokens: give one feature per token.
-        batch_size: captions in a batch of the encoder.
-        device: where the encoders run; None for the GPU of this process, and the CPU if there is none.
-        column: where the captions are, for use as a callable.
+        model_names: A name or a local path per type; None for the type's default.
+        model_kwargs: A dict of adapter arguments per type.
+        dtype: The dtype of the encodings, `'bf16'`, `'fp16'` or `'fp32'`.
+        precision: The precision of the encoders; None for `dtype` on an accelerator and `'fp32'` on a CPU.
+        pooled: Give one feature per caption.
+        tokens: Give one feature per token.
+        batch_size: The number of captions in a batch of the encoder.
+        device: Where the encoders run; None for the GPU of this process, or the CPU if there is none.
+        column: The column of the captions, for use as a callable.
 
     Attributes:
-        labels: what the encoders are called in a store: the type, and where that is not unique the model too.
+        labels: The names of the encoders in a store: the type, with the model's name where the type is not unique.
 
     Raises:
-        ConfigError: an argument that cannot work, or two encoders that are the same.
+        ConfigError: An argument that cannot work, or two encoders with one label.
 
     Example:
         >>> embedder = TextEmbedder('mini', dtype='fp32')
@@ -110,7 +109,7 @@ class TextEmbedder:
         if batch_size < 1:
             raise ConfigError(f'batch_size counts captions and is at least 1, but got {batch_size}')
         if device is not None:
-            _parsed(device)
+            _parse_device(device)
         if not (pooled or tokens):
             raise ConfigError('nothing would be embedded: choose pooled=True, tokens=True or both')
         self.model_types, self.model_names, self.model_kwargs = model_types, model_names, model_kwargs
@@ -127,42 +126,44 @@ class TextEmbedder:
     def device(self) -> torch.device:
         """Where the encoders run: as asked, else the GPU that belongs to this process, else the CPU."""
         if self._device is not None:
-            return _parsed(self._device)
+            return _parse_device(self._device)
         if not torch.cuda.is_available():
             return torch.device('cpu')
         return torch.device('cuda', int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count())
 
     @property
     def precision(self) -> str:
-        """What the encoders compute in."""
+        """The precision of the encoders."""
         return self._precision or ('fp32' if self.device.type == 'cpu' else self.dtype)
 
     def pinned(self) -> TextEmbedder:
-        """The same, computing in the precision that it has here wherever it is sent."""
+        """Return the same embedder, with the precision that it has on this machine fixed for all machines."""
         pinned = copy(self)
         pinned._precision = self.precision
         return pinned
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
-        """One per encoder, each a folder's name."""
+        """One label per encoder, which also names a folder.
+
+        Raises:
+            ConfigError: Two encoders have one label.
+        """
         given = self.model_types if isinstance(self.model_types, list | tuple) else [self.model_types]
         kinds = [kind if isinstance(kind, str) else type(kind).__name__ for kind in given]
         names = [str(getattr(encoder, 'name', '')) for encoder in self.encoders]
         alike = Counter(kinds)
-        labels = [
-            kind if alike[kind] == 1 else f'{kind}-{Path(name).name}' for kind, name in zip(kinds, names, strict=True)
-        ]  # fmt: skip
+        labels = [kind if alike[kind] == 1 else f'{kind}-{Path(name).name}' for kind, name in zip(kinds, names, strict=True)]
         twice = [label for label, count in Counter(label.casefold() for label in labels).items() if count > 1]
         if twice:
             raise ConfigError(
                 f'two encoders have one name, {twice[0]!r}: each is embedded once and has a folder of that name; pass models '
-                'whose names differ, or embed them into two stores'
+                'with different names, or embed them into two stores'
             )
         return tuple(''.join(letter if letter.isalnum() or letter in '._+-' else '-' for letter in label) for label in labels)
 
     def records(self) -> tuple[EncoderRecord, ...]:
-        """What a store says of the encoders."""
+        """Return the records of the encoders for a store."""
         stored = str(DTYPES[self.dtype]).removeprefix('torch.')
         return tuple(
             EncoderRecord.of(encoder, label, stored, pooled=self.pooled, tokens=self.tokens)
@@ -170,51 +171,56 @@ class TextEmbedder:
         )
 
     def tokenize(self, encoder: Encoder, captions: Sequence[str]) -> Tokenized:
-        """Everything that comes before the network; it can run in a thread beside it."""
+        """Do all work that comes before the network; it can run in a thread beside it."""
         captions = as_texts(list(captions), 'captions')
         if isinstance(encoder, TextEncoder):
             ids, mask = encoder.tokenize(captions)
             return Tokenized(captions, mask.sum(dim=1).argsort(descending=True, stable=True), (ids, mask))
-        # an object that says nothing of its tokens: long captions have many
+        # an object that does not show its tokens: long captions have many
         return Tokenized(captions, torch.tensor([len(text) for text in captions]).argsort(descending=True, stable=True), None)
 
     def encode(self, encoder: Encoder, tokenized: Tokenized, progress: Progress = lambda _: None) -> Embedded:
-        """Run the network over batches of captions of about one length, the longest first.
+        """Run the network over batches of captions of similar length, the longest first.
+
+        Args:
+            encoder: One of the encoders.
+            tokenized: What `tokenize` returned for it.
+            progress: Called with the number of captions after every batch.
 
         Raises:
-            ConfigError: this machine lacks the device.
-            UsageError: a feature is not finite in the dtype that it is stored in.
+            ConfigError: This machine does not have the device.
+            UsageError: A feature is not finite in the dtype in which it is stored.
         """
         _check_device(self.device)
         pooled: list[Tensor | None] = [None] * len(tokenized.captions)
         tokens = list(pooled)
-        for rows in torch.split(tokenized.order, self.batch_size):
-            encoding = self._encode_batch(encoder, tokenized, rows)
-            numbers = rows.tolist()
+        for batch in torch.split(tokenized.order, self.batch_size):
+            encoding = self._encode_batch(encoder, tokenized, batch)
+            indices = batch.tolist()
             if self.pooled:
-                for row, feature in zip(numbers, self._stored(encoding.pooled), strict=True):
-                    pooled[row] = feature
+                for i, feature in zip(indices, self._to_stored_dtype(encoding.pooled), strict=True):
+                    pooled[i] = feature
             if self.tokens:
-                real = self._stored(encoding.tokens[encoding.mask])
-                for row, features in zip(numbers, torch.split(real, encoding.mask.sum(dim=1).tolist()), strict=True):
-                    tokens[row] = features
-            progress(len(numbers))
-        # every row is in exactly one batch
+                real = self._to_stored_dtype(encoding.tokens[encoding.mask])  # (real tokens of the batch, d)
+                for i, features in zip(indices, torch.split(real, encoding.mask.sum(dim=1).tolist()), strict=True):
+                    tokens[i] = features
+            progress(len(indices))
+        # every caption is in exactly one batch
         return Embedded(
             torch.stack([feature for feature in pooled if feature is not None]) if self.pooled else None,
             [features for features in tokens if features is not None] if self.tokens else None,
         )
 
-    def _encode_batch(self, encoder: Encoder, tokenized: Tokenized, rows: Tensor) -> TextEncoding:
+    def _encode_batch(self, encoder: Encoder, tokenized: Tokenized, batch: Tensor) -> TextEncoding:
         place: Any = {'device': self.device, 'dtype': DTYPES[self.precision]}
         if tokenized.ids is None:
-            return encode_with(encoder, [tokenized.captions[row] for row in rows], **place)
+            return encode_with(encoder, [tokenized.captions[i] for i in batch], **place)
         ids, mask = tokenized.ids
         assert isinstance(encoder, TextEncoder)
-        return encoder.encode_ids(ids[rows], mask[rows], **place)
+        return encoder.encode_ids(ids[batch], mask[batch], **place)
 
-    def _stored(self, features: Tensor) -> Tensor:
-        """As they are stored."""
+    def _to_stored_dtype(self, features: Tensor) -> Tensor:
+        """Return features in the dtype in which they are stored, on the CPU."""
         stored = features.to(DTYPES[self.dtype])
         if not stored.isfinite().all():
             raise UsageError(
@@ -224,17 +230,21 @@ class TextEmbedder:
         return stored.cpu()
 
     def embed(self, captions: Sequence[str], progress: Progress = lambda _: None) -> dict[str, Embedded]:
-        """What every encoder makes of some captions, by label.
+        """Return every encoder's features of some captions, by label.
 
         Raises:
-            ConfigError: the captions are no batch of strings.
-            MissingDependencyError: the weights of an encoder cannot be read.
+            ConfigError: The captions are not a batch of strings.
+            MissingDependencyError: The weights of an encoder cannot be read.
         """
         named = zip(self.labels, self.encoders, strict=True)
         return {label: self.encode(encoder, self.tokenize(encoder, captions), progress) for label, encoder in named}
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """A batch of rows with the columns of every encoder added."""
+        """Return a batch of data with the columns of every encoder added.
+
+        Raises:
+            ConfigError: The batch does not have the column of the captions.
+        """
         if self.column not in batch:
             raise ConfigError(f'a batch has no column {self.column!r}: it has {", ".join(map(repr, batch))}; pass column')
         result: dict[str, Any] = dict(batch)
@@ -246,15 +256,15 @@ class TextEmbedder:
         return result
 
     def __getstate__(self) -> dict[str, Any]:
-        """The arguments alone: another process builds the encoders again."""
+        """Return the arguments alone: each process builds the encoders for itself."""
         return {key: value for key, value in self.__dict__.items() if key not in ('encoders', 'labels')}
 
     def __repr__(self) -> str:
         return f'TextEmbedder({self.model_types!r}, {self.model_names!r}, dtype={self.dtype!r}, batch_size={self.batch_size})'
 
 
-def _parsed(device: torch.device | str | int) -> torch.device:
-    """A device by its name."""
+def _parse_device(device: torch.device | str | int) -> torch.device:
+    """Return the device of a name."""
     try:
         return torch.device(device)
     except RuntimeError as error:
@@ -262,7 +272,7 @@ def _parsed(device: torch.device | str | int) -> torch.device:
 
 
 def _check_device(device: torch.device) -> None:
-    """Refuse a device that is not there."""
+    """Refuse a device that this machine does not have."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
@@ -273,5 +283,5 @@ def _check_device(device: torch.device) -> None:
 
 
 def _array(features: Tensor) -> Any:
-    """As NumPy has it."""
+    """Return features as a NumPy array."""
     return (features.float() if features.dtype == torch.bfloat16 else features).numpy()

@@ -1,8 +1,8 @@
 """Encoding the shards of a plan: the tokenizer works ahead of the network, and the disk behind it.
 
-While the network encodes one shard, a thread makes the token ids of the next and another writes the last. At most two shards are
-in memory on either side. What a file holds depends on its captions, its encoder and the batch size alone: not on the process
-that writes it, nor on what it wrote before.
+While the network encodes one shard, one thread makes the token ids of the next and another writes the last. At most two shards
+are in memory on either side. The content of a file depends only on its captions, its encoder and the batch size: not on the
+process that writes it, nor on what that wrote before.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from typing import NamedTuple
 from classifier_free_guidance_pytorch.corpus.encode.embedder import Embedded, TextEmbedder, Tokenized
 from classifier_free_guidance_pytorch.corpus.encode.progress import SharedBar, progress_bar
 from classifier_free_guidance_pytorch.corpus.store.files import FileRecord, sha256_of
-from classifier_free_guidance_pytorch.corpus.store.manifest import Plan, captions_name, encodings_name, names, noted, record_path
+from classifier_free_guidance_pytorch.corpus.store.layout import captions_name, encodings_name, read_record, record_path
+from classifier_free_guidance_pytorch.corpus.store.manifest import Plan, names
 from classifier_free_guidance_pytorch.corpus.store.shards import write_encodings
 from classifier_free_guidance_pytorch.errors import StoreError, UsageError
 
 
 class Item(NamedTuple):
-    """One file to write: what an encoder makes of a shard."""
+    """One file to write: the encodings of a shard by one encoder."""
 
     shard: int
     encoder: int
@@ -38,32 +39,32 @@ class Job:
     embedder: TextEmbedder
 
     def items(self, shards: Iterable[int]) -> Iterator[Item]:
-        """The files of some shards."""
+        """Return the files of some shards."""
         return (Item(shard, encoder) for shard in shards for encoder in range(len(self.plan.encoders)))
 
     def is_done(self, item: Item) -> bool:
-        """Whether the file is complete; one that was, and is gone since, is written again.
+        """Return whether a file is complete; one that was complete and is now missing is written again.
 
         Raises:
-            StoreError: it is not as it was written.
+            StoreError: The file is not as it was written.
         """
         name = encodings_name(self.plan.encoders[item.encoder].label, item.shard)
-        return (self.directory / name).exists() and noted(self.directory, name) is not None
+        return (self.directory / name).exists() and read_record(self.directory, name) is not None
 
     def missing(self) -> int:
-        """How many files of the store are yet to be written, by this process or others."""
+        """Return how many files of the store are yet to be written, by this process or others."""
         return sum(not record_path(self.directory / name).exists() for name in names(self.plan))
 
     def encode(self, shards: range, what: str, quiet: bool) -> None:
         """Encode some shards, behind a progress bar; files that are complete are left alone.
 
         Args:
-            shards: their numbers.
-            what: stands before the bar.
-            quiet: no bar.
+            shards: The numbers of the shards.
+            what: The title of the bar.
+            quiet: Show no bar.
 
         Raises:
-            UsageError: the disk is full, or a feature cannot be stored; it says how far the run got.
+            UsageError: The disk is full, or a feature cannot be stored. The message says how far the run got.
         """
         everything = list(self.items(shards))
         todo = [item for item in everything if not self.is_done(item)]
@@ -73,7 +74,11 @@ class Job:
             self.encode_items(todo, SharedBar(bar, count))
 
     def encode_items(self, todo: list[Item], progress: SharedBar) -> None:
-        """Encode shards, in this order."""
+        """Write files, in this order.
+
+        Raises:
+            UsageError: The disk is full, or a feature cannot be stored.
+        """
         with ThreadPoolExecutor(1, 'tokenizer') as tokenizer, ThreadPoolExecutor(1, 'writer') as writer:
             ahead = [tokenizer.submit(self._tokenize, item) for item in todo[:1]]
             behind: list[Future[FileRecord]] = []
@@ -102,14 +107,14 @@ class Job:
 
 
 def captions_of(directory: Path, shard: int) -> list[str]:
-    """The captions of a shard of an unfinished store.
+    """Return the captions of a shard of an unfinished store.
 
     Raises:
-        StoreError: the file is not as it was written.
+        StoreError: The file is not as it was written.
     """
     from safetensors.torch import load_file
 
-    path, record = directory / captions_name(shard), noted(directory, captions_name(shard))
+    path, record = directory / captions_name(shard), read_record(directory, captions_name(shard))
     if record is None or sha256_of(path) != record.sha256:
         raise StoreError(f'{path} is damaged: its content is not what was written; remove {directory} and start again')
     tensors = load_file(path)

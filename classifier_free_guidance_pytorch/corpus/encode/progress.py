@@ -1,4 +1,4 @@
-"""What a run shows: bars with captions per second and the time left, and a line now and then; all on the standard error."""
+"""What a run shows on the standard error: bars with captions per second and the time left, and single lines."""
 
 from __future__ import annotations
 
@@ -7,14 +7,21 @@ from typing import Any
 
 
 def progress_bar(what: str, total: int | None, quiet: bool, done: int = 0) -> Any:
-    """A bar over captions, `done` of which count neither for the speed nor for the time left."""
+    """Return a bar over captions.
+
+    Args:
+        what: The title.
+        total: The number of captions; None where it is unknown.
+        quiet: Show nothing.
+        done: How many of them were done before; they count neither for the speed nor for the time left.
+    """
     from tqdm import tqdm
 
     return tqdm(desc=what, total=total, initial=done, unit=' captions', disable=quiet, smoothing=0.05, dynamic_ncols=True)
 
 
 class SharedBar:
-    """A bar that counts a caption when each of several encoders is done with one, whichever that is."""
+    """A bar over captions for several encoders: a caption that one of them has encoded counts as a fraction of one."""
 
     def __init__(self, bar: Any, encoders: int) -> None:
         self.bar = bar
@@ -22,13 +29,13 @@ class SharedBar:
         self._open = 0
 
     def __call__(self, captions: int) -> None:
-        """One of the encoders is done with so many."""
+        """Count captions that one of the encoders has encoded."""
         whole, self._open = divmod(self._open + captions, self.encoders)
         self.bar.update(whole)
 
 
-def say(line: str, quiet: bool) -> None:
-    """A line on the standard error that leaves a bar intact."""
+def log(line: str, quiet: bool) -> None:
+    """Print a line to the standard error without damage to a bar."""
     if not quiet:
         from tqdm import tqdm
 

@@ -1,1 +1,1 @@
-"""Captions from files, folders and datasets, one at a time, and what is no caption by name."""
+"""Captions from files, folders and datasets, one at a time, and the reasons why entries have none."""

@@ -1,8 +1,8 @@
 """The captions in a file, one reader per format.
 
-A reader yields, for every entry of the file, its place (a line, a row, the key of a sample) and its value: a string, bytes that
-are meant to be UTF-8, whatever else stands there, or a `Bad` entry with the reason. It never raises because of one entry; what
-makes the whole file unreadable is a `ConfigError`. Files are read as streams: memory does not grow with them.
+A reader yields the place of every entry of the file (a line, a row, the key of a sample) and its value: a string, bytes that
+should be UTF-8, a value of any other type, or a `Bad` entry with the reason. It never raises because of one entry; a file that
+cannot be read at all is a `ConfigError`. Files are read as streams: memory does not grow with them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Place: TypeAlias = int | str
 Entry: TypeAlias = tuple[Place, Any]
 
 _BATCH_ROWS = 4096
-_PEEKED = 1000  # lines or members that are looked at to know the columns
-_CELL = 1 << 24  # characters in a cell of CSV: a quote that is never closed would else take the rest of the file into memory
+_PEEKED = 1000  # lines or members that are read to find the columns
+_CELL = 1 << 24  # characters in a cell of CSV: without a limit, an unclosed quote would read the rest of the file into memory
 
 
 @dataclass(frozen=True)
 class Bad:
-    """An entry without a caption, and why, in words that can be counted."""
+    """An entry without a caption, and the reason, in words that can be counted."""
 
     reason: str
 
@@ -39,11 +39,11 @@ class Format:
     """How files of one kind are read.
 
     Attributes:
-        kind: its name.
-        unit: what an entry is called.
-        entries: `(path, column)` to the entries of a file.
-        columns: the columns that a file states, or None for a format without columns.
-        column: what one of them is, for errors, with {} for its name.
+        kind: The name of the format.
+        unit: The name of an entry.
+        entries: A function from path and column to the entries of a file.
+        columns: A function from a path to the columns of the file; None for a format without columns.
+        column: The description of a column for errors, with {} for its name.
     """
 
     kind: str
@@ -54,9 +54,12 @@ class Format:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a text file, numbered from 1, as bytes: one that is not UTF-8 spoils no other.
+    """Yield the lines of a text file, numbered from 1, as bytes: one that is not UTF-8 spoils no other.
 
     Only a line feed ends a line: the other separators of Unicode are part of a caption.
+
+    Raises:
+        ConfigError: The file is UTF-16.
     """
     with path.open('rb') as file:
         start = file.read(3)
@@ -69,12 +72,12 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def read_txt(path: Path, column: str) -> Iterator[Entry]:
-    """One caption per line."""
+    """Yield one caption per line."""
     return read_lines(path)
 
 
 def read_jsonl(path: Path, column: str) -> Iterator[Entry]:
-    """One JSON object per line."""
+    """Yield the captions in a file of one JSON object per line."""
     for number, line in read_lines(path):
         parsed = _parse_json(line)
         if isinstance(parsed, dict):
@@ -84,7 +87,7 @@ def read_jsonl(path: Path, column: str) -> Iterator[Entry]:
 
 
 def jsonl_columns(path: Path) -> list[str]:
-    """The keys of the first objects, but for those that hold something other than strings there."""
+    """Return the keys of the first objects, without those whose values are not strings."""
     kinds: dict[str, set[type]] = {}
     for _, line in islice(read_lines(path), _PEEKED):
         parsed = _parse_json(line)
@@ -105,12 +108,12 @@ def _parse_json(line: bytes) -> Any:
 
 
 def read_csv(path: Path, column: str) -> Iterator[Entry]:
-    """The rows below a header, by the line on which each begins; captions that hold a separator are quoted."""
+    """Yield the captions below a header, by the line on which each record starts."""
     records = _csv_records(path)
     _, header = next(records)
     position = header.index(column)
     for number, cells in records:
-        if isinstance(cells, Bad) or not cells:  # an empty line is no row
+        if isinstance(cells, Bad) or not cells:  # an empty line is no entry
             if cells:
                 yield number, cells
         elif len(cells) != len(header):
@@ -120,7 +123,11 @@ def read_csv(path: Path, column: str) -> Iterator[Entry]:
 
 
 def csv_columns(path: Path) -> list[str]:
-    """The cells of the header."""
+    """Return the cells of the header.
+
+    Raises:
+        ConfigError: The file has none.
+    """
     _, header = next(_csv_records(path), (1, []))
     if isinstance(header, Bad):
         raise ConfigError(f'{path} has no header: its first line is {header.reason}')
@@ -128,11 +135,11 @@ def csv_columns(path: Path) -> list[str]:
 
 
 class _Lines(Iterator[str]):
-    """The lines of a file, counted; those of a record after its first can be read again."""
+    """The lines of a file, counted; all lines of a record but its first can be read again."""
 
     def __init__(self, file: TextIO) -> None:
         self.file = file
-        self.number = 0  # of the last line that was read
+        self.number = 0  # of the last line
         self.record: list[str] = []
         self._again: deque[str] = deque()
 
@@ -142,59 +149,58 @@ class _Lines(Iterator[str]):
         self.number += 1
         return line
 
-    def begin(self) -> int:
-        """A record begins with the next line, whose number this is."""
+    def start_record(self) -> int:
+        """Start a record with the next line, and return the number of that line."""
         self.record = []
         return self.number + 1
 
-    def step_back(self) -> None:
-        """The next line is the second of the record."""
+    def rewind(self) -> None:
+        """Go back to the second line of the record."""
         self._again.extendleft(reversed(self.record[1:]))
         self.number -= len(self.record) - 1
 
 
 def _csv_records(path: Path) -> Iterator[tuple[Place, Any]]:
-    """Lists of cells, and the line on which each begins. What is not UTF-8 becomes lone surrogates, which are found later.
+    """Yield lists of cells, and the line on which each starts. Bytes that are not UTF-8 become lone surrogates, found later.
 
-    A quote that is never closed spoils its line alone, not all that follow.
+    An unclosed quote spoils only its own line.
     """
     next(read_lines(path), None)  # refuses UTF-16
     with path.open(encoding='utf-8-sig', errors='surrogateescape', newline='') as file:
         lines = _Lines(file)
         reader = csv.reader(lines, delimiter='\t' if path.suffix.lower() == '.tsv' else ',', strict=True)
         while True:
-            number = lines.begin()
+            number = lines.start_record()
             try:
                 yield number, _next_record(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                endless = _ENDLESS.get(str(error).partition(' (')[0])
-                if endless is None:
+                unclosed = _UNCLOSED_QUOTE.get(str(error).partition(' (')[0])
+                if unclosed is None:
                     yield number if lines.number == number else f'{number} to {lines.number}', Bad('not CSV')
                 else:
-                    lines.step_back()
-                    yield number, Bad(endless)
+                    lines.rewind()
+                    yield number, Bad(unclosed)
 
 
-_ENDLESS = {  # what the library says of a quote without an end, at the end of the file or before
+_UNCLOSED_QUOTE = {  # by the library's messages, at the end of the file or before
     'unexpected end of data': 'not CSV, a quote is not closed',
     'field larger than field limit': f'not CSV, a quote is not closed within {_CELL:,} characters',
 }
 
 
 def _next_record(reader: Any) -> list[str]:
-    """The next record; the limit of a cell is one of the whole process, and is left as it was."""
+    """Return the next record. The limit of a cell belongs to the process, so it is restored."""
     before = csv.field_size_limit(_CELL)
     try:
-        record: list[str] = next(reader)
+        return next(reader)
     finally:
         csv.field_size_limit(before)
-    return record
 
 
 def read_parquet(path: Path, column: str) -> Iterator[Entry]:
-    """The rows of a Parquet file, counted from 0."""
+    """Yield the captions of a Parquet file, by rows counted from 0."""
     number = 0
     for batch in _parquet(path).iter_batches(batch_size=_BATCH_ROWS, columns=[column]):
         for value in arrow_values(batch.column(0)):
@@ -203,7 +209,7 @@ def read_parquet(path: Path, column: str) -> Iterator[Entry]:
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """The columns of strings; any other cannot hold captions."""
+    """Return the columns of strings; no other can hold captions."""
     return [field.name for field in _parquet(path).schema_arrow if is_text(field.type)]
 
 
@@ -214,11 +220,15 @@ def _parquet(path: Path) -> Any:
     try:
         return parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise ConfigError(f'{path} is no Parquet file, or a damaged one ({error})') from error
+        raise ConfigError(f'{path} is not a Parquet file, or is damaged ({error})') from error
 
 
 def import_pyarrow() -> Any:
-    """The library, or how to install it."""
+    """Import pyarrow.
+
+    Raises:
+        MissingDependencyError: It is not installed.
+    """
     try:
         import pyarrow
     except ImportError as error:
@@ -229,7 +239,7 @@ def import_pyarrow() -> Any:
 
 
 def is_text(kind: Any) -> bool:
-    """Whether an Arrow type holds strings, plainly or as a dictionary."""
+    """Return whether an Arrow type holds strings, plainly or as a dictionary."""
     types = import_pyarrow().types
     if types.is_dictionary(kind):
         return is_text(kind.value_type)
@@ -237,16 +247,15 @@ def is_text(kind: Any) -> bool:
 
 
 def arrow_values(array: Any) -> list[bytes | None]:
-    """The strings of an Arrow array as bytes: Arrow does not promise that they are UTF-8."""
+    """Return the strings of an Arrow array as bytes: Arrow does not guarantee that they are UTF-8."""
     pyarrow = import_pyarrow()
     if pyarrow.types.is_dictionary(array.type):
         array = array.dictionary_decode() if hasattr(array, 'dictionary_decode') else array.cast(array.type.value_type)
-    values: list[bytes | None] = array.cast(pyarrow.large_binary()).to_pylist()
-    return values
+    return array.cast(pyarrow.large_binary()).to_pylist()
 
 
 def read_tar(path: Path, column: str) -> Iterator[Entry]:
-    """The samples of a WebDataset: neighbouring members with one key; the one with the suffix `column` is the caption."""
+    """Yield the captions of a WebDataset. Neighbouring members with one key are a sample; `column` is the caption's suffix."""
     key, caption = None, None
     for found, suffix, content in _members(path, column):
         if key is not None and found != key:
@@ -259,27 +268,27 @@ def read_tar(path: Path, column: str) -> Iterator[Entry]:
 
 
 def tar_columns(path: Path) -> list[str]:
-    """The suffixes of the first members."""
+    """Return the suffixes of the first members."""
     return list(dict.fromkeys(suffix for _, suffix, _ in islice(_members(path), _PEEKED)))
 
 
 def _members(path: Path, wanted: str | None = None) -> Iterator[tuple[str, str, bytes]]:
-    """Key, suffix and, if the suffix is the wanted one, content of every file in an archive."""
+    """Yield key and suffix of every file in an archive, and its content if it has the wanted suffix."""
     key = None
     try:
         with tarfile.open(path) as archive:
             while (member := archive.next()) is not None:
-                vars(archive)['members'] = []  # which else grow with the archive
+                vars(archive)['members'] = []  # or they would grow with the archive
                 if member.isfile():
                     key, suffix = _key_of(member.name)
                     file: Any = archive.extractfile(member)
                     yield key, suffix, file.read() if suffix == wanted else b''
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ConfigError(f'{path} is no tar archive, or a damaged one: it ends after {key!r} ({error})') from error
+        raise ConfigError(f'{path} is not a tar archive, or is damaged: it ends after {key!r} ({error})') from error
 
 
 def _key_of(name: str) -> tuple[str, str]:
-    """`'00/cat.seg.png'` to `('00/cat', 'seg.png')`, as WebDataset has it."""
+    """Split `'00/cat.seg.png'` into `('00/cat', 'seg.png')`, as WebDataset does."""
     folder, slash, file = name.rpartition('/')
     stem, _, suffix = file.partition('.')
     return f'{folder}{slash}{stem}', suffix
@@ -302,17 +311,17 @@ _USUAL_COLUMNS = ('caption', 'text', 'prompt')
 def choose_column(
     where: object, columns: Sequence[str], asked: str | None, option: str = 'column', what: str = 'column {} of strings'
 ) -> str:
-    """The column that holds the captions.
+    """Return the column that holds the captions.
 
     Args:
-        where: the input, for errors.
-        columns: those that it has.
-        asked: the one that was asked for; None for a usual one.
-        option: what one asks with, for errors.
-        what: what such a column is, for errors.
+        where: The input, for errors.
+        columns: Its columns.
+        asked: The column that the user passed; None for one of the usual names.
+        option: The option with which users pass it, for errors.
+        what: The description of a column, for errors.
 
     Raises:
-        ConfigError: there is no such column, or none was asked for and it is not clear which it is; the columns are named.
+        ConfigError: There is no such column, or none was passed and no choice is clear. The message names the columns.
     """
     listed = ', '.join(map(repr, columns)) or 'none'
     if asked is not None:

@@ -1,4 +1,4 @@
-"""The captions of a dataset of Hugging Face, from its hub or from a folder."""
+"""The captions of a Hugging Face dataset, from the hub or from a folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class DatasetSource:
     unit: str = 'row'
 
     def entries(self) -> Iterator[Entry]:
-        """Rows are counted from 0."""
+        """Yield the value of every row, counted from 0."""
         number = 0
         for table in self.dataset.select_columns([self.column]).with_format('arrow').iter(batch_size=_BATCH_ROWS):
             for value in arrow_values(table.column(0)):
@@ -32,15 +32,20 @@ class DatasetSource:
                 number += 1
 
     def fingerprint(self) -> dict[str, Any]:
-        """Name, configuration and split, or the fingerprint that `datasets` gave to a folder."""
+        """Return name, configuration and split, or the fingerprint that `datasets` gave a folder."""
         return {'kind': 'dataset', 'column': self.column, **self.identity}
 
 
 def open_dataset(source: str | PathLike[str], column: str | None, split: str | None) -> DatasetSource:
-    """A dataset on the hub, streamed, or in a folder, memory-mapped.
+    """Open a dataset on the hub, as a stream, or in a folder, memory-mapped.
+
+    Args:
+        source: The name on the hub, `'name'` or `'name:config'`, or the folder.
+        column: The column of the captions; None for one of the usual names.
+        split: The split; None for `train`, or for the only one of a folder.
 
     Raises:
-        ConfigError: it has no such split or column.
+        ConfigError: The dataset has no such split or column.
         MissingDependencyError: `datasets` is not installed, or the dataset cannot be read.
     """
     try:
@@ -80,7 +85,7 @@ def _from_hub(datasets: Any, source: str, split: str | None) -> tuple[Any, dict[
     except Exception as error:  # the clients' errors have no common base
         cause = next(iter(str(error).splitlines()), '')
         raise MissingDependencyError(
-            f'{source!r} is no file or folder, and could not be read as a dataset of the Hugging Face hub with split={split!r} '
+            f'{source!r} is not a file or folder, and could not be read from the Hugging Face hub with split={split!r} '
             f'({type(error).__name__}: {cause[:200]})'
         ) from error
     return found, {'name': name, 'config': config or None, 'split': split}

@@ -1,4 +1,4 @@
-"""Where captions come from: a file, a folder of files of one kind, or a dataset of Hugging Face."""
+"""Where captions come from: a file, a folder of files of one kind, or a Hugging Face dataset."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Source(Protocol):
 
     @property
     def unit(self) -> str:
-        """What an entry is called in a message: a line, a row, a sample."""
+        """The name of an entry in messages: a line, a row, a sample."""
 
     def entries(self) -> Iterator[Entry]:
-        """Every entry with its place, from the start; see `sources_files`."""
+        """Yield every entry with its place, from the start; see `formats.py`."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """What identifies the input, wherever it lies: the same for the same captions, in JSON."""
+        """Return what identifies the input, in JSON: the same for the same captions in any folder."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,13 @@ class FileSource:
         return self.format.unit
 
     def entries(self) -> Iterator[Entry]:
-        """Places name the file where there are several."""
+        """Yield the entries of all files; if there are several, places name the file."""
         for path in self.paths:
             for place, value in self.format.entries(path, self.column):
                 yield place if len(self.paths) == 1 else f'{path.name}:{place}', value
 
     def fingerprint(self) -> dict[str, Any]:
-        """Names, sizes and both ends of the files: what tells inputs apart without reading them twice."""
+        """Return a digest of names, sizes and both ends of the files: enough to compare inputs without reading them twice."""
         digest = hashlib.sha256()
         for path in self.paths:
             size = path.stat().st_size
@@ -77,31 +77,31 @@ class LimitedSource:
         return self.source.unit
 
     def entries(self) -> Iterator[Entry]:
-        """Bad entries count too."""
+        """Yield the first entries; bad ones count too."""
         return islice(self.source.entries(), self.limit)
 
     def fingerprint(self) -> dict[str, Any]:
-        """That of the source, and the limit."""
+        """Return that of the source, and the limit."""
         return {**self.source.fingerprint(), 'limit': self.limit}
 
 
 def open_source(
     source: str | PathLike[str], column: str | None = None, split: str | None = None, limit: int | None = None
 ) -> Source:
-    """The captions of an input, checked as far as that goes without reading it through.
+    """Open an input, and check as much of it as is possible without reading it all.
 
     Args:
-        source: a `.txt`, `.jsonl`, `.csv`, `.tsv`, `.parquet` or WebDataset `.tar` file, a folder of such files of one kind, a
+        source: A `.txt`, `.jsonl`, `.csv`, `.tsv`, `.parquet` or WebDataset `.tar` file, a folder of such files of one kind, a
             folder written by `datasets.save_to_disk`, or the name of a dataset on the Hugging Face hub (`'name'` or
             `'name:config'`).
-        column: where the caption stands; None for `caption`, `text`, `prompt` or the only column. Of a WebDataset, the suffix of
-            the members that are captions, by default `txt`.
-        split: which split of a dataset; None for `train`, or for the only one of a folder.
-        limit: read no more than so many entries.
+        column: The column of the captions; None for `caption`, `text`, `prompt` or the only column. Of a WebDataset, the suffix
+            of the members that are captions, by default `txt`.
+        split: The split of a dataset; None for `train`, or for the only one of a folder.
+        limit: Read at most this many entries.
 
     Raises:
-        ConfigError: there is no such input, it is empty, it has no such column, or its format is unknown.
-        MissingDependencyError: its format needs the extra `[corpus]`, or the hub cannot be read.
+        ConfigError: There is no such input, it is empty, it has no such column, or its format is unknown.
+        MissingDependencyError: Its format needs the extra `[corpus]`, or the hub cannot be read.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f'limit counts captions and is at least 1, but got {limit}')
@@ -121,9 +121,8 @@ def open_source(
     return found if limit is None else LimitedSource(found, limit)
 
 
-
 def caption_of(value: Any, keep_empty: bool) -> str | Bad:
-    """The caption in an entry's value, or why there is none.
+    """Return the caption in an entry's value, or the reason why there is none.
 
     Example:
         >>> caption_of(b'a dog', keep_empty=False), caption_of(None, keep_empty=False), caption_of(' ', keep_empty=False)
@@ -137,7 +136,7 @@ def caption_of(value: Any, keep_empty: bool) -> str | Bad:
         if isinstance(value, bytes):
             value = value.decode()
         elif isinstance(value, str):
-            value.encode()  # a lone surrogate is in no UTF-8
+            value.encode()  # fails for lone surrogates, which UTF-8 cannot hold
         else:
             return Bad('not a string')
     except UnicodeError:
@@ -146,12 +145,12 @@ def caption_of(value: Any, keep_empty: bool) -> str | Bad:
 
 
 def _is_saved_dataset(folder: Path) -> bool:
-    """Whether `datasets.save_to_disk` wrote it."""
+    """Return whether `datasets.save_to_disk` wrote a folder."""
     return any((folder / name).is_file() for name in ('dataset_dict.json', 'state.json'))
 
 
 def _files(path: Path, column: str | None) -> FileSource:
-    """The files of an input that is there."""
+    """Return the files of an input that exists."""
     paths = [path] if path.is_file() else sorted(file for file in path.iterdir() if _is_known(file))
     known = ', '.join(FORMATS)
     if not paths:
@@ -171,15 +170,15 @@ def _files(path: Path, column: str | None) -> FileSource:
 
 
 def _is_known(path: Path) -> bool:
-    """Whether it is a file of a known format."""
+    """Return whether a path is a file of a known format."""
     return path.suffix.lower() in FORMATS and path.is_file()
 
 
 def _column(paths: Sequence[Path], one: Format, asked: str | None) -> str:
-    """Where the captions of files of one format stand.
+    """Return the column of the captions in files of one format.
 
     Raises:
-        ConfigError: not in one of the files.
+        ConfigError: One of the files does not have it.
     """
     if one.columns is None:
         if asked is not None:
@@ -188,14 +187,14 @@ def _column(paths: Sequence[Path], one: Format, asked: str | None) -> str:
     if one.kind == 'webdataset':
         asked = (asked or 'txt').lstrip('.')
     chosen = choose_column(paths[0], one.columns(paths[0]), asked, what=one.column)
-    if one.kind in ('csv', 'parquet'):  # the objects of the others need not be alike
+    if one.kind in ('csv', 'parquet'):  # the entries of other formats may differ
         for file in paths[1:]:
             choose_column(file, one.columns(file), chosen)
     return chosen
 
 
 def _check_readable(paths: Sequence[Path]) -> None:
-    """Refuse what is empty or cannot be opened, before anything reads it."""
+    """Refuse files that are empty or cannot be opened, before anything reads them."""
     for path in paths:
         try:
             with path.open('rb') as file:

@@ -1,6 +1,6 @@
-"""The first pass over the captions: every entry is checked, equal captions become one, and the plan is written.
+"""The first pass over the input: every entry is checked, and equal captions become one.
 
-It needs memory for a few thousand captions however many there are, and on the disk, until it ends, about as much as the input.
+It needs memory for a few thousand captions, however many there are, and about the size of the input on the disk until it ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from classifier_free_guidance_pytorch.corpus.read.formats import Bad, Place
 from classifier_free_guidance_pytorch.corpus.read.sources import Source, caption_of
 from classifier_free_guidance_pytorch.corpus.scan.merging import Merged, merge_equal
-from classifier_free_guidance_pytorch.corpus.store.manifest import captions_path
+from classifier_free_guidance_pytorch.corpus.store.layout import CAPTIONS
 from classifier_free_guidance_pytorch.corpus.store.shards import caption_digest, write_captions, write_index
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 
@@ -28,7 +28,7 @@ _BLOCK = 1 << 16  # captions that are numbered at once
 
 @dataclass
 class Skipped:
-    """Entries that are no part of the store: how many by reason, and where the first of them are.
+    """Entries that are not in the store: how many for each reason, and the places of the first of them.
 
     Example:
         >>> skipped = Skipped('line')
@@ -43,7 +43,7 @@ class Skipped:
     places: dict[str, list[Place]] = field(default_factory=dict)
 
     def add(self, reason: str, place: Place) -> None:
-        """One more."""
+        """Count one more entry."""
         self.counts[reason] += 1
         places = self.places.setdefault(reason, [])
         if len(places) < _NAMED:
@@ -58,7 +58,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Scanned:
-    """What a scan found, beside the files that it wrote."""
+    """What a scan found, besides the files that it wrote."""
 
     captions: int
     unique: int
@@ -66,32 +66,32 @@ class Scanned:
 
 
 def scratch_path(directory: Path) -> Path:
-    """Where a scan keeps what it needs until it ends; a folder with it and no plan is a scan that did not end."""
+    """Return the folder of a scan's temporary files; a store with this folder and no plan is a scan that did not end."""
     return directory / '.scan'
 
 
 def scan(
     source: Source, directory: Path, shard_rows: int, keep_empty: bool = False, progress: Callable[[int], object] = lambda _: None
 ) -> Scanned:
-    """Read a source through, and write the shards of captions and the index.
+    """Read a whole source, and write the shards of captions and the index.
 
     Args:
-        source: the captions.
-        directory: the store; what an earlier scan left there is overwritten.
-        shard_rows: different captions in a shard.
-        keep_empty: captions without a visible character are part of the store; else they are skipped and counted.
-        progress: called with 1 for every entry.
+        source: The captions.
+        directory: The store; what an earlier scan left there is overwritten.
+        shard_rows: The number of different captions in a shard.
+        keep_empty: Keep captions without a visible character; else they are skipped and counted.
+        progress: Called with 1 for every entry.
 
     Returns:
-        The counts. The scratch folder is left to be removed by the caller, once the plan is written.
+        The counts. The caller removes the folder of temporary files once the plan is written.
 
     Raises:
-        ConfigError: no entry has a caption, or the source turns out to be damaged.
-        UsageError: the disk is full.
+        ConfigError: No entry has a caption, or the source turns out to be damaged.
+        UsageError: The disk is full.
     """
     scratch = scratch_path(directory)
     scratch.mkdir(parents=True, exist_ok=True)
-    for leftover in captions_path(directory, 0).parent.glob('*'):  # of a scan that did not end, with other shards perhaps
+    for leftover in (directory / CAPTIONS).glob('*'):  # of a scan that did not end, perhaps with other shards
         leftover.unlink()
     try:
         skipped = _spool(source, scratch, keep_empty, progress)
@@ -102,7 +102,7 @@ def scan(
     except OSError as error:
         raise UsageError(
             f'reading the captions stopped ({error}); {directory} has {shutil.disk_usage(directory).free:,} bytes free, and '
-            'needs about the size of the input while the captions are read. Mend this, and run the same again'
+            'needs about the size of the input while the captions are read: fix this, and run the same command again'
         ) from error
     for shard, batch in enumerate(_shards_of(_new_captions(scratch / 'captions', merged), shard_rows)):
         write_captions(directory, shard, batch)
@@ -113,7 +113,7 @@ def scan(
 
 
 def _spool(source: Source, scratch: Path, keep_empty: bool, progress: Callable[[int], object]) -> Skipped:
-    """Copy the captions, their digests and their positions among all entries; count the entries without one."""
+    """Write the captions, their digests and their positions in the input to files; count the entries without a caption."""
     skipped = Skipped(source.unit)
     with (
         (scratch / 'captions').open('wb') as texts,
@@ -135,18 +135,18 @@ def _spool(source: Source, scratch: Path, keep_empty: bool, progress: Callable[[
 
 
 def _new_captions(spooled: Path, merged: Merged) -> Iterator[str]:
-    """The different captions, in order of first appearance."""
+    """Yield the different captions, in order of first appearance."""
     unique = 0
     with spooled.open('rb') as file:
-        for row in _stream(merged):
+        for row in _rows(merged):
             text = _next_text(file)
             if row == unique:
                 unique += 1
                 yield text.decode()
 
 
-def _stream(merged: Merged) -> Iterator[int]:
-    """The numbers of all captions, as Python's, a block at a time."""
+def _rows(merged: Merged) -> Iterator[int]:
+    """Yield the rows of all captions as Python's integers, converted a block at a time."""
     for start in range(0, len(merged.rows), _BLOCK):
         yield from merged.rows[start : start + _BLOCK].tolist()
 

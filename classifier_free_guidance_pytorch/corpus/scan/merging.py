@@ -1,8 +1,8 @@
 """Which captions of a corpus are equal, found by sorting their digests on the disk: memory does not grow with the corpus.
 
-Equal captions have equal digests, so they meet in one bucket when digests are dealt out by their first bits. A bucket fits in
-memory and is sorted there; the buckets one after the other are sorted as a whole. What is left per caption is where an equal one
-stood first.
+Equal captions have equal digests, so they meet in one bucket when digests are split by their first bits. A bucket fits in
+memory and is sorted there, and the sorted buckets one after the other are sorted as a whole. The result per caption is where an
+equal one occurs first.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_CHUNK = 1 << 17  # records that are in memory at once
-_BUCKET = 1 << 18  # records in a bucket, about
+_CHUNK = 1 << 17  # records in memory at once
+_BUCKET = 1 << 18  # records in a bucket, approximately
 _MAX_BUCKETS = 512  # open files
 
 
@@ -23,9 +23,9 @@ class Merged:
     """The result, in memory-mapped arrays of int64.
 
     Attributes:
-        rows: per caption, the number of the equal one among the different captions, which are counted by first appearance.
-        hashes: per different caption, the first half of its digest, sorted.
-        hash_rows: the number of the caption with that digest.
+        rows: `(captions,)`, the row of every caption: different captions are numbered in order of first appearance.
+        hashes: `(unique,)`, the first half of the digest of every different caption, sorted.
+        hash_rows: `(unique,)`, the row of the caption with that digest.
     """
 
     rows: Any
@@ -34,24 +34,24 @@ class Merged:
 
 
 def merge_equal(digests: Path, scratch: Path) -> Merged:
-    """Number the different captions, and every caption by them.
+    """Return the row of every caption, and the different captions by hash.
 
     Args:
-        digests: a file of 16 bytes per caption, at least one.
-        scratch: a folder for intermediate files and for what the result maps; it must outlive the result.
+        digests: A file of 16 bytes per caption, for at least one caption.
+        scratch: A folder for intermediate files and for the files that the result maps; it must outlive the result.
 
     Returns:
-        The numbers; by construction `rows` at a caption is the count of different ones before it exactly where it is new.
+        The rows. A caption is the first of its kind exactly where its row is the number of different captions before it.
     """
     import numpy as np
 
     count = digests.stat().st_size // 16
     first = np.memmap(scratch / 'rows', np.int64, 'w+', shape=(count,))
     with (scratch / 'hashes').open('wb') as hashes, (scratch / 'hash_rows').open('wb') as hash_firsts:
-        for bucket in _deal(digests, count, scratch):
+        for bucket in _split(digests, count, scratch):
             records = np.fromfile(bucket, np.int64).reshape(-1, 3)
             bucket.unlink()
-            # by digest, and equal ones by position
+            # by digest, and equal ones by place
             records = records[np.lexsort((records[:, 2], records[:, 1], records[:, 0]))]
             new = np.ones(len(records), bool)
             new[1:] = (records[1:, :2] != records[:-1, :2]).any(axis=1)
@@ -66,8 +66,8 @@ def merge_equal(digests: Path, scratch: Path) -> Merged:
     return Merged(first, np.memmap(scratch / 'hashes', np.int64, 'r+'), hash_rows)
 
 
-def _deal(digests: Path, count: int, scratch: Path) -> Iterator[Path]:
-    """Buckets of records (first half, second half, position), each with the digests between two bounds, in ascending order."""
+def _split(digests: Path, count: int, scratch: Path) -> Iterator[Path]:
+    """Yield buckets of records (first half, second half, place), each with the digests between two bounds, in ascending order."""
     import numpy as np
 
     bits = min(max(1, (count // _BUCKET).bit_length()), _MAX_BUCKETS.bit_length() - 1)
@@ -86,7 +86,7 @@ def _deal(digests: Path, count: int, scratch: Path) -> Iterator[Path]:
 
 
 def _number(first: Any) -> None:
-    """Turn, in place, 'where an equal one stood first' into 'the how-many-th different one'."""
+    """Replace, in place, the place where an equal caption occurs first by that caption's row."""
     import numpy as np
 
     unique = 0
@@ -94,11 +94,11 @@ def _number(first: Any) -> None:
         values = np.array(first[chunk])
         new = values == np.arange(chunk.start, chunk.stop)
         first[chunk][new] = unique + np.arange(new.sum())
-        first[chunk][~new] = first[values[~new]]  # whose first stands before it and has its number already
+        first[chunk][~new] = first[values[~new]]  # whose first comes before it and already has its row
         unique += int(new.sum())
 
 
 def _chunks(count: int) -> Iterator[slice]:
-    """The numbers below `count`, some at a time."""
+    """Yield slices that cover the numbers below `count`."""
     for start in range(0, count, _CHUNK):
         yield slice(start, min(start + _CHUNK, count))

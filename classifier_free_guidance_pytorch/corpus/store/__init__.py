@@ -1,1 +1,1 @@
-"""The folder that a corpus is stored in: files that are whole or absent, written once and proven as they are read."""
+"""The folder of a stored corpus: files that are whole or absent, written once and checked as they are read."""

@@ -1,4 +1,4 @@
-"""`EmbeddingStore`: what encoders said of a corpus, read back as training asks for it."""
+"""`EmbeddingStore`: the encodings of a corpus, read from disk as training needs them."""
 
 from __future__ import annotations
 
@@ -13,20 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from classifier_free_guidance_pytorch.corpus.store.files import DTYPES, bytes_of
+from classifier_free_guidance_pytorch.corpus.store.files import STORED_DTYPES, bytes_of
 from classifier_free_guidance_pytorch.corpus.store.index import Index
-from classifier_free_guidance_pytorch.corpus.store.manifest import (
+from classifier_free_guidance_pytorch.corpus.store.layout import (
     INDEX,
-    STORED_DTYPES,
-    EncoderRecord,
-    Manifest,
-    Plan,
     captions_name,
     check_size,
     encodings_name,
     manifest_path,
     plan_path,
 )
+from classifier_free_guidance_pytorch.corpus.store.manifest import EncoderRecord, Manifest, Plan
 from classifier_free_guidance_pytorch.corpus.store.reading import (
     Column,
     Expected,
@@ -39,45 +36,45 @@ from classifier_free_guidance_pytorch.corpus.store.reading import (
 from classifier_free_guidance_pytorch.errors import ConfigError, StoreError, UnknownCaptionError, checked
 from classifier_free_guidance_pytorch.text import TextEncoding, shorten
 
-Encodings: TypeAlias = TextEncoding | tuple[TextEncoding, ...]
+StoreItem: TypeAlias = TextEncoding | tuple[TextEncoding, ...]  # what `store[...]` returns
 
-OPEN_FILES = 4096  # mapped at once; Linux allows a process 65,530 mappings, and safetensors makes up to two for a file
+_OPEN_FILES = 4096  # mapped at once; Linux allows a process 65,530 mappings, and safetensors makes up to two per file
 
 
 class EmbeddingStore:
     r"""The encodings of a corpus of captions, as `cfg-embed` wrote them: a map-style dataset over memory-mapped shards.
 
-    `store[i]` is the encoding of the i-th caption; `store[2:5]`, `store[[7, 1]]`, `store['a dog']` and
-    `store[['a dog', 'a cat']]` find them by place or by caption. The result is always a batch, padded to its longest text: a
-    `TextEncoding` of a store of one encoder, a tuple with one each of a store of several, as a conditioner takes it for
-    `text_embeds`. It remembers which encoder made it, and a conditioner that was built for another refuses it.
+    `store[i]` is the encoding of the i-th caption. `store[2:5]`, `store[[7, 1]]`, `store['a dog']` and
+    `store[['a dog', 'a cat']]` find encodings by place or by caption. The result is always a batch, padded to its longest text: a
+    `TextEncoding` if the store has one encoder, a tuple of them if it has several, as conditioners take it for
+    `text_embeds`. It carries the identity of its encoder, and a conditioner that was built for a different one refuses it.
 
-    **Memory** is constant: files are mapped, only the rows asked for are copied, and pages of the mapping belong to the
+    **Memory** is constant: files are mapped, only the requested rows are copied, and pages of the mapping belong to the
     system. A store may be pickled and forked, so any number of `DataLoader` workers can share one.
 
-    **Nothing wrong is ever returned.** Opening reads the manifest, which carries its own checksum, and looks at the size of every
-    file. The first touch of a file, in every process, proves its header, offsets and checksums by a sha256 of the manifest; every
-    row that is read is proven by its CRC-32. `verify()` hashes everything. What is damaged raises a `StoreError` that names the
-    file. The cost grows with what is read, not with the store: a batch takes 1.0 to 1.7 times as long as with slices of the same
-    files by hand, and 0.5 to 0.7 times without `check_rows` (`python -m benchmarks.corpus_read`).
+    **Damaged data is never returned.** Opening a store reads the manifest, which carries its own checksum, and checks the size of
+    every file. The first read from a file, in every process, checks its header, offsets and checksums by a sha256 in the
+    manifest, and every row that is read is checked by its CRC-32. `verify()` hashes everything. Damage raises a `StoreError` that
+    names the file. The cost grows with what is read, not with the store: a batch takes 1.0 to 1.7 times as long as slices of the
+    same files by hand, and 0.5 to 0.7 times without `check_rows` (`python -m benchmarks.corpus_read`).
 
     Args:
-        directory: the folder of a finished store.
-        encoders: labels of the encoders to read, in this order; all of them by default.
-        pooled: read pooled features, where they are stored.
-        tokens: read tokens, where they are stored; False saves most of the reading for conditioners on pooled features.
-        check_rows: prove every row that is read; without it only the heads of files are proven.
-        check_encoders: tell conditioners which encoder made this, so that those for another refuse it.
+        directory: The folder of a finished store.
+        encoders: Labels of the encoders to read, in this order; all of them by default.
+        pooled: Read pooled features, where they are stored.
+        tokens: Read tokens, where they are stored; False saves most of the reading for conditioners on pooled features.
+        check_rows: Check every row that is read; False checks only the heads of files.
+        check_encoders: Give encodings the identity of their encoder, so that conditioners for a different one refuse them.
 
     Attributes:
-        directory: the folder, absolute.
-        manifest: what the store is made of.
-        encoders: the records of the encoders that are read.
-        captions: the captions, in the order of the input.
+        directory: The folder, absolute.
+        manifest: What the store consists of.
+        encoders: The records of the encoders that are read.
+        captions: The captions, in the order of the input.
 
     Raises:
-        StoreError: there is no store, it is unfinished, or its manifest or a file's size is not as it was written.
-        ConfigError: a label that the store does not have, or nothing left to read.
+        StoreError: There is no store, it is unfinished, or its manifest or a file's size is not as it was written.
+        ConfigError: A label that the store does not have, or nothing left to read.
 
     Example:
         >>> import tempfile
@@ -102,8 +99,8 @@ class EmbeddingStore:
         check_encoders: bool = True,
     ) -> None:
         self.directory = Path(directory).absolute()
-        self.manifest = _manifest(self.directory)
-        self.encoders = _chosen(self.manifest.plan, encoders, pooled, tokens)
+        self.manifest = _read_manifest(self.directory)
+        self.encoders = _choose_encoders(self.manifest.plan, encoders, pooled, tokens)
         self.pooled, self.tokens = pooled, tokens
         self.check_rows, self.check_encoders = check_rows, check_encoders
         for record in self.manifest.files.values():
@@ -130,38 +127,38 @@ class EmbeddingStore:
     def __contains__(self, caption: object) -> bool:
         return isinstance(caption, str) and self._find(caption) is not None
 
-    def __getitem__(self, index: SupportsIndex | slice | str | Sequence[int] | Sequence[str] | Tensor) -> Encodings:
-        """The encodings of some captions, always as a batch.
+    def __getitem__(self, index: SupportsIndex | slice | str | Sequence[int] | Sequence[str] | Tensor) -> StoreItem:
+        """Return the encodings of some captions, always as a batch.
 
         Raises:
-            IndexError: there is no such place.
-            UnknownCaptionError: there is no such caption.
-            ConfigError: an index of another kind, or an empty one.
-            StoreError: a file is not as it was written.
+            IndexError: There is no such place.
+            UnknownCaptionError: There is no such caption.
+            ConfigError: The index is empty or of a wrong kind.
+            StoreError: A file is not as it was written.
         """
         rows = [self._row(entry) for entry in self._entries(index)]
         encodings = tuple(self._encoding(encoder, rows) for encoder in self.encoders)
         return encodings[0] if len(encodings) == 1 else encodings
 
     def input_position(self, index: int) -> int:
-        """Where in the input a caption stood, counted from 0: differs from `index` where captions before it were skipped."""
+        """Return a caption's position in the input, from 0. It differs from `index` where entries before it were skipped."""
         return self._index.position(self._place(index))
 
     @staticmethod
-    def collate(items: Sequence[Encodings]) -> Encodings:
+    def collate(items: Sequence[StoreItem]) -> StoreItem:
         """Join what `store[...]` returned into one batch: the `collate_fn` of a `DataLoader`."""
         if not items or isinstance(items[0], TextEncoding):
             return TextEncoding.collate(items)  # type: ignore[arg-type]
         return tuple(TextEncoding.collate(encodings) for encodings in zip(*items, strict=True))
 
     def verify(self, progress: bool = False) -> None:
-        """Hash every file of the store, and hold the plan against the manifest.
+        """Hash every file of the store, and compare the plan with the manifest.
 
         Args:
-            progress: show a progress bar.
+            progress: Show a progress bar.
 
         Raises:
-            StoreError: it names all files that are not as they were written.
+            StoreError: The message names all files that are not as they were written.
         """
         from tqdm import tqdm
 
@@ -169,7 +166,7 @@ class EmbeddingStore:
         wrong = []
         try:
             if differences := Plan.read(self.directory).differences(self.plan):
-                wrong.append(f'{plan_path(self.directory)} is of another run than the manifest: {"; ".join(differences)}')
+                wrong.append(f'{plan_path(self.directory)} is of a different run than the manifest: {"; ".join(differences)}')
         except StoreError as error:
             wrong.append(str(error))
         total = sum(record.bytes for record in files.values())
@@ -186,7 +183,7 @@ class EmbeddingStore:
     # rows
 
     def _entries(self, index: Any) -> Sequence[Any]:
-        """The single places or captions of an index."""
+        """Return the single places or captions of an index."""
         if isinstance(index, str) or (hasattr(index, '__index__') and not getattr(index, 'ndim', 0)):
             return [index]
         if isinstance(index, slice):
@@ -202,7 +199,7 @@ class EmbeddingStore:
         return list(entries)
 
     def _row(self, entry: Any) -> int:
-        """The row, among the different captions, of a place or a caption."""
+        """Return the row of a place or a caption."""
         if not isinstance(entry, str):
             return self._index.row(self._place(entry))
         row = self._find(entry)
@@ -213,38 +210,39 @@ class EmbeddingStore:
         return row
 
     def _place(self, entry: SupportsIndex) -> int:
-        """A place counted from the start."""
+        """Return a place counted from the start."""
         place = operator.index(entry)
         if not -len(self) <= place < len(self):
             raise IndexError(f'caption {place} of a store of {len(self)} captions')
         return place % len(self)
 
     def _find(self, caption: str) -> int | None:
-        """The row of a caption; among equal hashes the text decides."""
+        """Return the row of a caption; among equal hashes the text decides."""
         try:
             return next((row for row in self._index.candidates(caption) if self._caption(row) == caption), None)
         except UnicodeEncodeError:  # a lone surrogate: no caption of a store has one
             return None
 
     def _caption(self, row: int) -> str:
-        """A caption, by its row among the different ones."""
+        """Return the caption of a row."""
         shard, row = divmod(row, self.plan.shard_rows)
         return bytes(bytes_of(self._columns(captions_name(shard))['captions'].read(row))).decode()
 
     def _encoding(self, encoder: EncoderRecord, rows: Sequence[int]) -> TextEncoding:
-        """What one encoder made of some rows: tokens `(b, n, dim_tokens)` and pooled `(b, dim_pooled)`, if they are read."""
-        places = [divmod(row, self.plan.shard_rows) for row in rows]
-        files = {shard: self._columns(encodings_name(encoder.label, shard)) for shard, _ in places}
-        dtype = DTYPES[STORED_DTYPES[encoder.dtype]]
+        """Return one encoder's features of some rows, of width 0 or length 0 where they are not read."""
+        shards = [divmod(row, self.plan.shard_rows) for row in rows]
+        files = {shard: self._columns(encodings_name(encoder.label, shard)) for shard, _ in shards}
+        dtype = STORED_DTYPES[encoder.dtype]
         pooled = torch.empty(len(rows), 0, dtype=dtype)
         if self.pooled and encoder.pooled:
-            pooled = torch.cat([files[shard]['pooled'].read(row) for shard, row in places])
+            pooled = torch.cat([files[shard]['pooled'].read(row) for shard, row in shards])  # (b, d)
         tokens = torch.empty(len(rows), 0, encoder.dim_tokens, dtype=dtype)
         lengths = torch.zeros(len(rows), 1)
         if self.tokens and encoder.tokens:
-            features = [files[shard]['tokens'].read(row) for shard, row in places]
-            tokens, lengths = pad_sequence(features, batch_first=True), torch.tensor([[len(feature)] for feature in features])
-        mask = torch.arange(tokens.shape[1]) < lengths
+            features = [files[shard]['tokens'].read(row) for shard, row in shards]
+            tokens = pad_sequence(features, batch_first=True)  # (b, n, d)
+            lengths = torch.tensor([[len(feature)] for feature in features])  # (b, 1)
+        mask = torch.arange(tokens.shape[1]) < lengths  # (b, n)
         return TextEncoding(tokens, mask, pooled, encoder.identity if self.check_encoders else None)
 
     # files
@@ -254,15 +252,15 @@ class EmbeddingStore:
         return Index(self._columns(INDEX), self.plan.unique)
 
     def _opener(self) -> Callable[[str], dict[str, Column]]:
-        """Opens files by name and keeps the last ones open; one per process."""
-        return lru_cache(OPEN_FILES)(self._open)
+        """Return a function that opens files by name, and keeps the last ones open in this process."""
+        return lru_cache(_OPEN_FILES)(self._open)
 
     def _open(self, name: str) -> dict[str, Column]:
         files = self.manifest.files
         return open_columns(self.directory / name, files[name], files, self._expected(name), self.check_rows)
 
     def _expected(self, name: str) -> Expected:
-        """What the tensors of a file must be."""
+        """Return what a file must hold."""
         if name == INDEX:
             return expected_index(self.plan)
         kind, *label, shard = Path(name).with_suffix('').parts
@@ -273,7 +271,7 @@ class EmbeddingStore:
         return expected_encodings(encoder, rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the open files."""
+        """Return everything but the open files."""
         return {key: value for key, value in self.__dict__.items() if key != '_columns'}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -282,7 +280,7 @@ class EmbeddingStore:
 
 
 class Captions(Sequence[str]):
-    """The captions of a store in the order of the input, read from disk as they are asked for."""
+    """The captions of a store in the order of the input, read from disk on demand."""
 
     def __init__(self, store: EmbeddingStore) -> None:
         self._store = store
@@ -308,25 +306,25 @@ class Captions(Sequence[str]):
 
 
 def _kind(entry: Any) -> str:
-    """What an entry of an index is."""
+    """Return what an entry of an index is."""
     if isinstance(entry, str):
         return 'caption'
     return 'place' if hasattr(entry, '__index__') and not isinstance(entry, bool) else 'neither'
 
 
-def _manifest(directory: Path) -> Manifest:
-    """The manifest of a finished store."""
+def _read_manifest(directory: Path) -> Manifest:
+    """Read the manifest of a finished store."""
     if not manifest_path(directory).exists():
         if plan_path(directory).exists():
             raise StoreError(
-                f'{directory} is unfinished: run the command that started it once more, and it goes on where it stopped'
+                f'{directory} is unfinished: run the command that started it again, and it continues where it stopped'
             )
-        raise StoreError(f'{directory} is no store: it has no manifest.json; cfg-embed writes one')
+        raise StoreError(f'{directory} is not a store: it has no manifest.json; cfg-embed writes a store')
     return Manifest.read(directory)
 
 
-def _chosen(plan: Plan, labels: Sequence[str] | None, pooled: bool, tokens: bool) -> tuple[EncoderRecord, ...]:
-    """The encoders to read, each with something to read."""
+def _choose_encoders(plan: Plan, labels: Sequence[str] | None, pooled: bool, tokens: bool) -> tuple[EncoderRecord, ...]:
+    """Return the encoders to read, each of which has something to read."""
     by_label = {encoder.label: encoder for encoder in plan.encoders}
     unknown = [label for label in labels or () if label not in by_label]
     if unknown or (labels is not None and not labels) or isinstance(labels, str):

@@ -1,8 +1,8 @@
-"""Files that are whole or absent: every one is written under another name, synced, and renamed; JSON carries its own checksum.
+"""Files that are whole or absent: each is written under a temporary name, synced, and renamed; JSON carries its own checksum.
 
-A safetensors file is written as it is hashed, in one pass and without a second copy of its tensors, so a shard of any size needs
-no memory beyond its own. Its small `tables` (offsets and checksums) come first and make up, with the header, its *head*, with a
-checksum of its own in the record: a reader proves the head at first touch and, by the tables in it, every row that it reads.
+A safetensors file is hashed while it is written, in one pass and without a second copy of its tensors, so a shard needs no memory
+beyond its own. Its small `tables` (offsets and checksums) come first. With the header they make up the *head*, which has a
+checksum of its own in the record: a reader checks the head when it opens the file and, by the tables in it, every row it reads.
 """
 
 from __future__ import annotations
@@ -16,23 +16,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from types import UnionType
+from typing import Any, BinaryIO, TypeAlias, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, StoreError, UsageError
 
+Record = TypeVar('Record')
 Content: TypeAlias = Tensor | Sequence[Tensor]  # a sequence is written as the concatenation of its tensors
 
-DTYPES = {
-    'I64': torch.int64,
-    'F32': torch.float32,
-    'BF16': torch.bfloat16,
-    'F16': torch.float16,
-    'U8': torch.uint8,
-}  # the only ones in a store, by their names in safetensors
-_SPELLED = {dtype: name for name, dtype in DTYPES.items()}
+DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}  # of encodings, by the names that users give them
+STORED_DTYPES = {str(dtype).removeprefix('torch.'): dtype for dtype in DTYPES.values()}  # and by their names in plan.json
+_SAFETENSORS_NAMES = {
+    torch.int64: 'I64',
+    torch.uint8: 'U8',
+    torch.float32: 'F32',
+    torch.bfloat16: 'BF16',
+    torch.float16: 'F16',
+}  # the only dtypes in a store
 _CHUNK = 1 << 24
 _SEAL = 'checksum'
 
@@ -42,12 +45,12 @@ class FileRecord:
     """What is known of a finished file.
 
     Attributes:
-        name: path in its store with forward slashes.
-        bytes: its size.
-        rows: how many captions (or entries of the index) it describes.
-        sha256: checksum of the whole file.
-        head_bytes: size of its head, the header and the tables.
-        head_sha256: checksum of the head.
+        name: The path in its store, with forward slashes.
+        bytes: The size.
+        rows: How many captions (or entries of the index) it describes.
+        sha256: The checksum of the whole file.
+        head_bytes: The size of the head: the header and the tables.
+        head_sha256: The checksum of the head.
     """
 
     name: str
@@ -68,18 +71,18 @@ def write_tensors(
     """Write a safetensors file atomically: the tables first, then the data, each in the order given.
 
     Args:
-        path: the file.
-        tables: int64 tensors, small beside the data, that a reader verifies as one.
-        data: tensors, or sequences of tensors to be written behind one another.
-        rows: how many rows the file describes.
-        metadata: strings for the header.
+        path: The file.
+        tables: Tensors of int64, small beside the data, that a reader checks together.
+        data: Tensors, or sequences of tensors, which are written as their concatenation.
+        rows: How many captions the file describes.
+        metadata: Strings for the header.
 
     Returns:
-        The record of the file, named by its last part.
+        The record of the file, with the last part of its path as the name.
 
     Raises:
-        UsageError: the disk is full; it says how far the file got.
-        ConfigError: the folder cannot be written to.
+        UsageError: The disk is full. The message says how far the file got.
+        ConfigError: The folder cannot be written to.
     """
     entries: dict[str, Content] = {**tables, **data}
     header, size = _header(entries, metadata)
@@ -98,21 +101,21 @@ def write_tensors(
 
 
 def _header(entries: Mapping[str, Content], metadata: Mapping[str, str] | None) -> tuple[bytes, int]:
-    """The header of a safetensors file, and the size of the whole file."""
+    """Return the header of a safetensors file, and the size of the whole file."""
     described: dict[str, Any] = {'__metadata__': dict(sorted(metadata.items()))} if metadata else {}
     end = 0
     for name, content in entries.items():
         pieces = _pieces(content)
         shape = [sum(len(piece) for piece in pieces), *pieces[0].shape[1:]]
         start, end = end, end + sum(piece.nbytes for piece in pieces)
-        described[name] = {'dtype': _SPELLED[pieces[0].dtype], 'shape': shape, 'data_offsets': [start, end]}
+        described[name] = {'dtype': _SAFETENSORS_NAMES[pieces[0].dtype], 'shape': shape, 'data_offsets': [start, end]}
     text = json.dumps(described, separators=(',', ':')).encode()
     text += b' ' * (-len(text) % 8)  # tensors start at a multiple of 8, as in the library's own files
     return len(text).to_bytes(8, 'little') + text, 8 + len(text) + end
 
 
 def _pieces(content: Content) -> Sequence[Tensor]:
-    """The tensors of one entry, of one dtype and one shape beyond the first dimension."""
+    """Return the tensors of one entry, which share their dtype and their shape after the first dimension."""
     pieces = [content] if isinstance(content, Tensor) else content
     assert pieces, 'an entry has at least one tensor'
     assert len({(piece.dtype, piece.shape[1:]) for piece in pieces}) == 1, 'pieces of one tensor are alike'
@@ -120,7 +123,7 @@ def _pieces(content: Content) -> Sequence[Tensor]:
 
 
 def _chunks(header: bytes, contents: Iterable[Content]) -> Iterator[memoryview]:
-    """The bytes of the file in order, a piece or a part of one at a time."""
+    """Yield the bytes of the file in order, at most `_CHUNK` at a time."""
     yield memoryview(header)
     for content in contents:
         for piece in _pieces(content):
@@ -130,9 +133,9 @@ def _chunks(header: bytes, contents: Iterable[Content]) -> Iterator[memoryview]:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor, without a copy where it is contiguous and on the CPU."""
+    """Return the bytes of a tensor, without a copy if it is contiguous and on the CPU."""
     flat = tensor.detach().cpu().contiguous().flatten()
-    # a tensor of one element counts as contiguous whatever its stride, but is seen as bytes only with stride 1
+    # a tensor of one element counts as contiguous with any stride, but can be viewed as bytes only with stride 1
     raw: Any = flat.as_strided(flat.shape, (1,)).view(torch.uint8).numpy()
     return memoryview(raw)
 
@@ -141,8 +144,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write an object atomically as JSON, with a checksum of its content under the key `checksum`.
 
     Raises:
-        UsageError: the disk is full.
-        ConfigError: the folder cannot be written to.
+        UsageError: The disk is full.
+        ConfigError: The folder cannot be written to.
     """
     text = json.dumps({**content, _SEAL: _seal(content)}, indent=1, allow_nan=False).encode() + b'\n'
     with _atomically(path, len(text)) as file:
@@ -153,7 +156,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read what `write_json` wrote, without the checksum.
 
     Raises:
-        StoreError: the file is missing, is no JSON, or is not as it was written.
+        StoreError: The file is missing, is not JSON, or is not as it was written.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -162,22 +165,36 @@ def read_json(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise StoreError(f'{path} cannot be read ({error})') from error
     except (ValueError, RecursionError) as error:
-        raise StoreError(f'{path} is damaged: it is no JSON ({error})') from error
+        raise StoreError(f'{path} is damaged: it is not JSON ({error})') from error
     if not isinstance(content, dict) or _SEAL not in content:
-        raise StoreError(f'{path} is no file of a store: it carries no checksum of its content')
+        raise StoreError(f'{path} is not a file of a store: it carries no checksum of its content')
     stated = content.pop(_SEAL)
     if stated != _seal(content):
         raise StoreError(f'{path} is damaged or was edited: its content does not match the checksum that it carries')
     return content
 
 
+def from_json(record: type[Record], content: Mapping[str, Any]) -> Record:
+    """Return a dataclass made from a JSON object.
+
+    Raises:
+        TypeError: A field is missing, unknown, or not of exactly the type that the dataclass declares.
+    """
+    made = record(**content)
+    for name, hint in get_type_hints(record).items():
+        allowed = get_args(hint) if isinstance(hint, UnionType) else (get_origin(hint) or hint,)
+        if type(getattr(made, name)) not in allowed:
+            raise TypeError(f'{name} is {getattr(made, name)!r}')
+    return made
+
+
 def _seal(content: Mapping[str, Any]) -> str:
-    """The checksum of an object, whatever its layout in the file."""
+    """Return the checksum of an object; its layout in the file does not matter."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(',', ':')).encode()).hexdigest()
 
 
 def sha256_of(path: Path, length: int | None = None) -> str:
-    """The checksum of a file, or of its first `length` bytes."""
+    """Return the checksum of a file, or of its first `length` bytes."""
     digest, left = hashlib.sha256(), length if length is not None else path.stat().st_size
     with path.open('rb') as file:
         while left > 0 and (chunk := file.read(min(left, _CHUNK))):
@@ -188,8 +205,8 @@ def sha256_of(path: Path, length: int | None = None) -> str:
 
 @contextmanager
 def _atomically(path: Path, size: int) -> Iterator[BinaryIO]:
-    """A file that takes its name when it is complete and on the disk; `size` is for the message of a full disk."""
-    unfinished = path.with_name(f'.{path.name}.unfinished')  # the same at every try, so that a killed run leaves no litter
+    """Open a file that gets its name when it is complete and on the disk; `size` is for the message about a full disk."""
+    unfinished = path.with_name(f'.{path.name}.unfinished')  # always the same name, so that killed runs leave one file at most
     reached = 0
     try:
         _make_folder(path.parent)
@@ -207,11 +224,11 @@ def _atomically(path: Path, size: int) -> Iterator[BinaryIO]:
             raise
         _sync_folder(path.parent)
     except OSError as error:
-        raise _explained(error, path, reached, size) from error
+        raise _write_error(error, path, reached, size) from error
 
 
 def _make_folder(folder: Path) -> None:
-    """A folder, and those above it, that last as a file in it does."""
+    """Make a folder and those above it, and sync them, so that they survive a crash as the files in them do."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -219,7 +236,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make what was named in a folder last; only POSIX systems open folders."""
+    """Sync the names in a folder to the disk; only POSIX systems can open folders."""
     if os.name == 'posix':
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -228,8 +245,8 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _explained(error: OSError, path: Path, reached: int, size: int) -> ConfigError | UsageError:
-    """A failed write in words."""
+def _write_error(error: OSError, path: Path, reached: int, size: int) -> ConfigError | UsageError:
+    """Return our error for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         existing = next(folder for folder in path.absolute().parents if folder.exists())
         free = shutil.disk_usage(existing).free

@@ -1,4 +1,4 @@
-"""From a caption of the input to the one it equals among the different captions, by its place or by its text."""
+"""From a caption's place or text to its row: the number of the caption it equals among the different captions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from classifier_free_guidance_pytorch.errors import StoreError
 
 
 class Index:
-    """The index of a store. It touches one block of a column per question, and holds nothing in memory.
+    """The index of a store. A lookup reads one block of a column, and keeps nothing in memory.
 
     Args:
-        columns: of the index's file.
-        unique: how many different captions there are.
+        columns: The columns of the index's file.
+        unique: The number of different captions.
     """
 
     def __init__(self, columns: dict[str, Column], unique: int) -> None:
@@ -24,15 +24,15 @@ class Index:
         self.unique = unique
 
     def row(self, caption: int) -> int:
-        """The row, among the different captions, of a caption of the store."""
+        """Return the row of a caption of the store."""
         return self._checked_row('rows', caption)
 
     def position(self, caption: int) -> int:
-        """Where in the input a caption of the store stood."""
+        """Return the position in the input of a caption of the store."""
         return self._entry('positions', caption)
 
     def candidates(self, caption: str) -> Iterator[int]:
-        """The rows whose caption has the hash of this one: almost always one, or none."""
+        """Yield the rows of the captions that have the hash of this one: almost always one, or none."""
         wanted = caption_hash(caption)
         fences = self.columns['fences'].tensor
         # equal hashes may begin in the block before the first one that starts with them

@@ -1,30 +1,27 @@
-"""What a store is made of: the plan, written before anything is encoded, and the manifest, written when all of it is there.
-
-DIR/plan.json                              what is being encoded, and how; decides whether a run can be resumed
-DIR/captions/00000.safetensors             the different captions of shard 0, in order of first appearance
-DIR/encodings/<label>/00000.safetensors    what the encoder of that label made of them
-DIR/index.safetensors                      input row -> different caption, and hash of a caption -> caption
-DIR/manifest.json                          the plan, and the record of every file; a store without it is unfinished
-"""
+"""What a store consists of: the plan, written before anything is encoded, and the manifest, written when all files are there."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
-from classifier_free_guidance_pytorch.corpus.store.files import FileRecord, read_json, write_json
+from classifier_free_guidance_pytorch.corpus.store.files import STORED_DTYPES, FileRecord, from_json, read_json, write_json
+from classifier_free_guidance_pytorch.corpus.store.layout import (
+    INDEX,
+    captions_name,
+    encodings_name,
+    manifest_path,
+    plan_path,
+    read_record,
+    record_path,
+)
 from classifier_free_guidance_pytorch.errors import ConfigError, StoreError
 from classifier_free_guidance_pytorch.text import Encoder, EncoderIdentity, identity_of
 
-Record = TypeVar('Record')
-
 VERSION = 1
-INDEX = 'index.safetensors'
-STORED_DTYPES = {'float32': 'F32', 'bfloat16': 'BF16', 'float16': 'F16'}
 
 
 @dataclass(frozen=True)
@@ -32,19 +29,19 @@ class EncoderRecord:
     """One encoder of a store.
 
     Attributes:
-        label: what the store calls it, and the name of its folder.
-        type: the adapter's class.
-        name: the model.
-        revision: the commit of the model's files or a digest of its weights, where it is known.
-        settings: what else decides its features, such as the pooling.
-        dtype: 'float32', 'bfloat16' or 'float16', as stored.
-        pooled: whether one feature per text is stored.
-        tokens: whether one feature per token is stored.
-        dim_pooled: width of the encoder's pooled feature, stored or not.
-        dim_tokens: width of the encoder's token features, stored or not.
+        label: Its name in the store, and that of its folder.
+        type: The adapter's class.
+        name: The model.
+        revision: The commit of the model's files or a digest of its weights, where it is known.
+        settings: What else decides its features, such as the pooling.
+        dtype: The dtype of what is stored, 'float32', 'bfloat16' or 'float16'.
+        pooled: Whether one feature per text is stored.
+        tokens: Whether one feature per token is stored.
+        dim_pooled: The width of the encoder's pooled feature, stored or not.
+        dim_tokens: The width of the encoder's token features, stored or not.
 
     Raises:
-        ConfigError: a label that is no plain folder name, an unknown dtype, or nothing to store.
+        ConfigError: A label that is no plain folder name, an unknown dtype, or nothing to store.
     """
 
     label: str
@@ -71,33 +68,52 @@ class EncoderRecord:
 
     @staticmethod
     def of(encoder: Encoder, label: str, dtype: str, *, pooled: bool = True, tokens: bool = True) -> EncoderRecord:
-        """The record of an encoder."""
-        who = identity_of(encoder)
+        """Return the record of an encoder.
+
+        Args:
+            encoder: The encoder.
+            label: Its name in the store.
+            dtype: The dtype of what is stored.
+            pooled: Store one feature per text.
+            tokens: Store one feature per token.
+        """
+        made_by = identity_of(encoder)
         return EncoderRecord(
-            label, who.type, who.name, who.revision, dict(who.settings), dtype, pooled, tokens,
-            encoder.dim_pooled, encoder.dim_latent,
-        )  # fmt: skip
+            label=label,
+            type=made_by.type,
+            name=made_by.name,
+            revision=made_by.revision,
+            settings=dict(made_by.settings),
+            dtype=dtype,
+            pooled=pooled,
+            tokens=tokens,
+            dim_pooled=encoder.dim_pooled,
+            dim_tokens=encoder.dim_latent,
+        )
 
     @property
     def identity(self) -> EncoderIdentity:
-        """What tells its features from another encoder's."""
+        """What distinguishes its features from those of other encoders."""
         return EncoderIdentity(self.type, self.name, self.revision, tuple(sorted(self.settings.items())))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is being encoded, and how: enough to tell whether a folder holds this run or another.
+    """What is being encoded, and how: enough to decide whether a folder holds this run or a different one.
 
     Attributes:
-        source: what the captions were read from, as the reader describes it.
-        encoders: one record per encoder, in the order of `model_types`.
-        shard_rows: different captions in a shard; the last one has the rest.
-        captions: captions of the input that are part of the store, repeated ones counted each time.
-        unique: different captions.
-        skipped: captions of the input that are no part of it, counted by reason.
-        batch_size: captions in a batch of the encoder; a shard's bytes may depend on it.
-        precision: 'fp32', 'bf16' or 'fp16', what the encoders compute in; likewise.
-        version: of this format.
+        source: What the captions were read from, as the reader describes it.
+        encoders: One record per encoder, in the order of `model_types`.
+        shard_rows: The number of different captions in a shard; the last one has the rest.
+        captions: The number of captions in the store, with repetitions.
+        unique: The number of different captions.
+        skipped: The number of entries of the input that are not in the store, by reason.
+        batch_size: The number of captions in a batch of the encoder; a shard's bytes may depend on it.
+        precision: The precision of the encoders, 'fp32', 'bf16' or 'fp16'; a shard's bytes depend on it.
+        version: The version of this format.
+
+    Raises:
+        ConfigError: Counts that cannot be, no encoder, or two with one label.
     """
 
     source: dict[str, Any]
@@ -122,16 +138,16 @@ class Plan:
 
     @property
     def shards(self) -> int:
-        """How many shards there are."""
+        """The number of shards."""
         return -(-self.unique // self.shard_rows)
 
     def rows_of(self, shard: int) -> int:
-        """How many captions a shard holds."""
+        """Return how many captions a shard holds."""
         return min(self.shard_rows, self.unique - shard * self.shard_rows)
 
     def differences(self, other: Plan) -> list[str]:
-        """What another plan has otherwise, one line for each entry."""
-        mine, its = _flat(asdict(self)), _flat(asdict(other))
+        """Return one line for each entry that differs in another plan."""
+        mine, its = _leaves(asdict(self)), _leaves(asdict(other))
         keys = sorted(key for key in mine.keys() | its.keys() if mine.get(key) != its.get(key))
         return [f'{key}: {mine.get(key)!r}, there {its.get(key)!r}' for key in keys]
 
@@ -144,9 +160,9 @@ class Plan:
         """Read the plan's file.
 
         Raises:
-            StoreError: it is missing, damaged, or of another format.
+            StoreError: The file is missing, damaged, or of a different format.
         """
-        return _plan_of(read_json(plan_path(directory)), plan_path(directory))
+        return _plan_from_json(read_json(plan_path(directory)), plan_path(directory))
 
 
 @dataclass(frozen=True)
@@ -157,23 +173,23 @@ class Manifest:
     files: dict[str, FileRecord]
 
     def write(self, directory: Path) -> None:
-        """Write the manifest's file, which makes the store finished."""
+        """Write the manifest's file, which makes the store a finished one."""
         files = [asdict(record) for record in self.files.values()]
         write_json(manifest_path(directory), {**asdict(self.plan), 'files': files})
 
     @staticmethod
     def read(directory: Path) -> Manifest:
-        """Read the manifest of a store, and hold its list of files against the plan in it.
+        """Read the manifest of a store, and compare its list of files with the plan in it.
 
         Raises:
-            StoreError: it is missing, damaged, of another format, or lists other files than the plan needs.
+            StoreError: The manifest is missing, damaged, of a different format, or lists files that the plan does not need.
         """
         path = manifest_path(directory)
         content = read_json(path)
         listed = content.pop('files', None)
-        plan = _plan_of(content, path)
+        plan = _plan_from_json(content, path)
         try:
-            files = {record['name']: _typed(FileRecord, record) for record in listed or ()}
+            files = {record['name']: from_json(FileRecord, record) for record in listed or ()}
         except (TypeError, KeyError) as error:
             raise StoreError(f'{path} is damaged: its list of files cannot be read ({error})') from error
         if files.keys() != set(names(plan)):
@@ -182,43 +198,8 @@ class Manifest:
         return Manifest(plan, files)
 
 
-def plan_path(directory: Path) -> Path:
-    """The plan."""
-    return directory / 'plan.json'
-
-
-def manifest_path(directory: Path) -> Path:
-    """The manifest."""
-    return directory / 'manifest.json'
-
-
-def index_path(directory: Path) -> Path:
-    """The index."""
-    return directory / INDEX
-
-
-def captions_path(directory: Path, shard: int) -> Path:
-    """The captions of a shard."""
-    return directory / captions_name(shard)
-
-
-def encodings_path(directory: Path, label: str, shard: int) -> Path:
-    """What an encoder made of a shard."""
-    return directory / encodings_name(label, shard)
-
-
-def captions_name(shard: int) -> str:
-    """The captions of a shard, as the manifest calls them."""
-    return f'captions/{shard:05}.safetensors'
-
-
-def encodings_name(label: str, shard: int) -> str:
-    """What an encoder made of a shard, as the manifest calls it."""
-    return f'encodings/{label}/{shard:05}.safetensors'
-
-
 def names(plan: Plan) -> Iterator[str]:
-    """Every file of a finished store beside the two JSON files."""
+    """Yield the names of all files of a finished store, except for the two JSON files."""
     yield INDEX
     for shard in range(plan.shards):
         yield captions_name(shard)
@@ -226,78 +207,20 @@ def names(plan: Plan) -> Iterator[str]:
             yield encodings_name(encoder.label, shard)
 
 
-def record_path(file: Path) -> Path:
-    """Beside a file, while its store is unfinished: its record, which says that it is complete."""
-    return file.with_suffix('.json')
-
-
-def note(directory: Path, file: Path, record: FileRecord) -> FileRecord:
-    """Note that a file is complete; returns its record under its name in the store."""
-    record = replace(record, name=file.relative_to(directory).as_posix())
-    write_json(record_path(file), asdict(record))
-    return record
-
-
-def noted(directory: Path, name: str) -> FileRecord | None:
-    """The record of a file if it is complete, None if it has yet to be written.
-
-    Raises:
-        StoreError: the file is not the one that was noted: its size is another, or it is gone.
-    """
-    path = directory / name
-    if not record_path(path).exists():
-        return None
-    try:
-        record = _typed(FileRecord, read_json(record_path(path)))
-    except TypeError as error:
-        raise StoreError(f'{record_path(path)} is no record of a file ({error})') from error
-    if record.name != name:
-        raise StoreError(f'{record_path(path)} is the record of {record.name}, not of {name}')
-    check_size(path, record)
-    return record
-
-
-def is_made_again(path: Path) -> bool:
-    """Whether a run makes a file of its store again if it is gone: encodings follow from the captions."""
-    return path.parent.parent.name == 'encodings'
-
-
-def remedy(path: Path) -> str:
-    """What to do about a file that is not as it was written."""
-    if is_made_again(path):
-        return 'restore it, or remove it and give the command that wrote the store again, which makes it anew'
-    return 'restore it, or embed the corpus into another folder'
-
-
-def check_size(path: Path, record: FileRecord) -> None:
-    """Refuse a file that is gone or of another size.
-
-    Raises:
-        StoreError: it names the file.
-    """
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise StoreError(f'{path} is missing or cannot be read ({error.strerror}): {remedy(path)}') from error
-    if size != record.bytes:
-        cut = 'truncated' if size < record.bytes else 'damaged'
-        raise StoreError(f'{path} is {cut}: it has {size:,} bytes, and {record.bytes:,} were written; {remedy(path)}')
-
-
 def finish(directory: Path, plan: Plan) -> Manifest:
     """Collect the records of all files, write the manifest, and remove the single records.
 
-    Doing it again, after a run that was killed in between, ends the same.
+    To do it again, after a run was killed on the way, gives the same result.
 
     Raises:
-        StoreError: files are missing or of another size than was noted; the manifest of another plan is there.
+        StoreError: Files are missing or not of the recorded size, or the folder has the manifest of a different plan.
     """
     if manifest_path(directory).exists():
         manifest = Manifest.read(directory)
         if differences := plan.differences(manifest.plan):
-            raise StoreError(f'{directory} holds another finished store: {"; ".join(differences)}')
+            raise StoreError(f'{directory} holds a different store, which is finished: {"; ".join(differences)}')
     else:
-        found = {name: noted(directory, name) for name in names(plan)}
+        found = {name: read_record(directory, name) for name in names(plan)}
         missing = [name for name, record in found.items() if record is None]
         if missing:
             raise StoreError(
@@ -310,37 +233,23 @@ def finish(directory: Path, plan: Plan) -> Manifest:
     return manifest
 
 
-def _plan_of(content: dict[str, Any], path: Path) -> Plan:
-    """A plan from JSON."""
+def _plan_from_json(content: dict[str, Any], path: Path) -> Plan:
+    """Return the plan in a JSON object that was read from `path`."""
     version = content.get('version')
     if version != VERSION:
         raise StoreError(f'{path} is of format version {version!r}, and this release reads version {VERSION}')
     try:
-        encoders = tuple(_typed(EncoderRecord, encoder) for encoder in content.pop('encoders'))
-        return _typed(Plan, {**content, 'encoders': encoders})
+        encoders = tuple(from_json(EncoderRecord, encoder) for encoder in content.pop('encoders'))
+        return from_json(Plan, {**content, 'encoders': encoders})
     except (TypeError, KeyError, AttributeError, ConfigError) as error:
-        raise StoreError(f'{path} is no plan of a store ({error})') from error
+        raise StoreError(f'{path} is not a plan of a store ({error})') from error
 
 
-def _typed(record: type[Record], content: Mapping[str, Any]) -> Record:
-    """A dataclass from JSON, whose fields are of exactly the types that it declares.
-
-    Raises:
-        TypeError: they are not.
-    """
-    made = record(**content)
-    for name, hint in get_type_hints(record).items():
-        allowed = get_args(hint) if isinstance(hint, UnionType) else (get_origin(hint) or hint,)
-        if type(getattr(made, name)) not in allowed:
-            raise TypeError(f'{name} is {getattr(made, name)!r}')
-    return made
-
-
-def _flat(nested: Any, prefix: str = '') -> dict[str, Any]:
-    """The leaves of nested dicts and lists under their dotted paths, for naming a difference."""
+def _leaves(nested: Any, prefix: str = '') -> dict[str, Any]:
+    """Return the leaves of nested dicts and lists by their dotted paths, to name differences."""
     if isinstance(nested, list | tuple):
         nested = dict(enumerate(nested))
     if not isinstance(nested, Mapping):
         return {prefix: nested}
     items = nested.items()
-    return {key: leaf for name, value in items for key, leaf in _flat(value, f'{prefix}.{name}'.lstrip('.')).items()}
+    return {key: leaf for name, value in items for key, leaf in _leaves(value, f'{prefix}.{name}'.lstrip('.')).items()}

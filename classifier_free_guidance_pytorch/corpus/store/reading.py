@@ -1,12 +1,12 @@
-"""Reading the files of a store: mapped into memory, proven as they are read.
+"""Reading the files of a store: mapped into memory, and checked as they are read.
 
-opened     the file has its size, the head (header, offsets, checksums) its sha256, and the tensors their shapes and dtypes
-read       the bytes of every row have their CRC-32
+when a file is opened     its size, the sha256 of its head (header, offsets, checksums), the shapes and dtypes of its tensors
+when a block is read      the CRC-32 of its bytes
 
-Together with the checksum that the manifest carries of itself these make a chain without a gap: what was changed by a disk, by a
-network or by hand, or belongs to another store, is found when it is touched and named, at a cost that grows with what is read and
-not with the store. A whole file is hashed by `EmbeddingStore.verify` alone. What a mapping cannot survive is a file
-that is cut short while it is open (the system then ends the process), so files of a store are never changed in place.
+The manifest carries its own checksum, so this chain has no gap. What a disk, a network or a hand has changed, or what belongs to
+a different store, is found when it is read, and named. The cost grows with what is read, not with the store. Only
+`EmbeddingStore.verify` hashes whole files. A mapped file must not be cut short while it is open, because the system would end the
+process; so files of a store are never changed in place.
 """
 
 from __future__ import annotations
@@ -15,28 +15,30 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.corpus.store.files import DTYPES, FileRecord, bytes_of, sha256_of
-from classifier_free_guidance_pytorch.corpus.store.manifest import STORED_DTYPES, EncoderRecord, Plan, check_size, remedy
+from classifier_free_guidance_pytorch.corpus.store.files import STORED_DTYPES, FileRecord, bytes_of, sha256_of
+from classifier_free_guidance_pytorch.corpus.store.layout import check_size, remedy
+from classifier_free_guidance_pytorch.corpus.store.manifest import EncoderRecord, Plan
 from classifier_free_guidance_pytorch.corpus.store.shards import BLOCK
 from classifier_free_guidance_pytorch.errors import StoreError
 
 
 @dataclass(frozen=True)
 class Column:
-    """One tensor of a file, in rows that are proven one by one.
+    """One tensor of a file, in blocks that are checked one by one: the rows of a shard, or `BLOCK` entries of the index.
 
     Attributes:
-        path: the file, and `name` the tensor in it, for errors.
-        tensor: the mapped tensor.
-        raw: its bytes.
-        checks: the CRC-32 of every row, an array of int64; None if rows are not to be proven.
-        offsets: where every row starts and the last ends, in entries of the tensor; None for `step` entries a row.
-        step: entries in a row.
+        path: The file, for errors.
+        name: The name of the tensor in it, for errors.
+        tensor: The mapped tensor.
+        raw: Its bytes.
+        checks: The CRC-32 of every block, an array of int64; None if blocks are not checked.
+        offsets: Where every block starts and the last ends, in entries of the tensor; None for `step` entries per block.
+        step: The number of entries in a block.
     """
 
     path: Path
@@ -47,30 +49,26 @@ class Column:
     offsets: Any
     step: int
 
-    def span(self, row: int) -> tuple[int, int]:
-        """Where a row starts and ends."""
-        if self.offsets is not None:
-            return int(self.offsets[row]), int(self.offsets[row + 1])
-        return row * self.step, min((row + 1) * self.step, len(self.tensor))
-
-    def read(self, row: int) -> Tensor:
-        """The entries of a row: a view of the mapped file, proven.
+    def read(self, block: int) -> Tensor:
+        """Return the entries of a block: a view of the mapped file, checked.
 
         Raises:
-            StoreError: they are not what was written.
+            StoreError: The entries are not what was written.
         """
-        start, end = self.span(row)
-        entry = self.tensor[start:end]
+        if self.offsets is not None:
+            start, end = int(self.offsets[block]), int(self.offsets[block + 1])
+        else:
+            start, end = block * self.step, min((block + 1) * self.step, len(self.tensor))
         if self.checks is not None:
             size = len(self.raw) // max(len(self.tensor), 1)
-            if zlib.crc32(self.raw[start * size : end * size]) != self.checks[row]:
+            if zlib.crc32(self.raw[start * size : end * size]) != self.checks[block]:
                 raise StoreError(
-                    f'{self.path} is damaged: row {row:,} of {self.name!r} does not match its checksum; {remedy(self.path)}'
+                    f'{self.path} is damaged: block {block:,} of {self.name!r} does not match its checksum; {remedy(self.path)}'
                 )
-        return entry
+        return self.tensor[start:end]
 
 
-Layout = dict[str, tuple[torch.dtype, tuple[int | None, ...]]]  # None for a size that only the file knows
+Layout: TypeAlias = dict[str, tuple[torch.dtype, tuple[int | None, ...]]]  # None for a size that only the file knows
 
 
 @dataclass(frozen=True)
@@ -78,9 +76,9 @@ class Expected:
     """What a kind of file holds.
 
     Attributes:
-        tensors: dtype and shape of each; the table `<name>_checks` belongs to the column `<name>`.
-        ragged: the column whose rows are cut by the table `offsets`, if there is one.
-        step: entries in a row of the other columns.
+        tensors: The dtype and shape of each; the table `<name>_checks` belongs to the column `<name>`.
+        ragged: The column whose blocks the table `offsets` delimits, if there is one.
+        step: The number of entries in a block of the other columns.
     """
 
     tensors: Layout
@@ -89,14 +87,14 @@ class Expected:
 
 
 def expected_captions(rows: int) -> Expected:
-    """Of a file of captions."""
+    """Return what a file of captions holds."""
     tensors: Layout = {'offsets': (torch.int64, (rows + 1,)), 'captions_checks': (torch.int64, (rows,))}
     return Expected({**tensors, 'captions': (torch.uint8, (None,))}, ragged='captions')
 
 
 def expected_encodings(encoder: EncoderRecord, rows: int) -> Expected:
-    """Of a file of encodings."""
-    dtype = DTYPES[STORED_DTYPES[encoder.dtype]]
+    """Return what a file of encodings holds."""
+    dtype = STORED_DTYPES[encoder.dtype]
     tensors: Layout = {}
     if encoder.tokens:
         tensors['offsets'], tensors['tokens_checks'] = (torch.int64, (rows + 1,)), (torch.int64, (rows,))
@@ -108,7 +106,7 @@ def expected_encodings(encoder: EncoderRecord, rows: int) -> Expected:
 
 
 def expected_index(plan: Plan) -> Expected:
-    """Of the index."""
+    """Return what the index holds."""
     lengths = {'rows': plan.captions, 'positions': plan.captions, 'hashes': plan.unique, 'hash_rows': plan.unique}
     tensors: Layout = {'fences': (torch.int64, (-(-plan.unique // BLOCK),))}
     for name, length in lengths.items():
@@ -117,23 +115,23 @@ def expected_index(plan: Plan) -> Expected:
 
 
 def open_columns(
-    path: Path, record: FileRecord, files: Mapping[str, FileRecord], expected: Expected, prove: bool
+    path: Path, record: FileRecord, files: Mapping[str, FileRecord], expected: Expected, check_blocks: bool
 ) -> dict[str, Column]:
-    """Map a file, prove its head, and return its columns by name.
+    """Map a file, check its head, and return its columns by name.
 
     Args:
-        path: the file.
-        record: what the manifest says of it.
-        files: what it says of all files, to tell a file that stands in the place of another.
-        expected: the tensors of such a file.
-        prove: whether its rows are to be proven when they are read.
+        path: The file.
+        record: Its record in the manifest.
+        files: The records of all files, to recognise a file that was exchanged with another.
+        expected: The tensors of such a file.
+        check_blocks: Check its blocks when they are read.
 
     Raises:
-        StoreError: it is missing, truncated, damaged, of another store, or in another's place.
+        StoreError: The file is missing, truncated, damaged, of a different store, or exchanged with another.
     """
     check_size(path, record)
     if _hashed(path, record.head_bytes) != record.head_sha256:
-        raise StoreError(f'{path} {_who(path, files)}')
+        raise StoreError(f'{path} {_damage(path, files)}')
     tensors = _mapped(path)
     if not _fits(tensors, expected.tensors):
         found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
@@ -143,14 +141,14 @@ def open_columns(
         raise StoreError(f'{path} is damaged: its offsets do not span its {expected.ragged}')
     columns = {}
     for name in tensors.keys() - {'offsets', *(f'{name}_checks' for name in tensors)}:
-        checks = tensors[f'{name}_checks'].numpy() if prove and f'{name}_checks' in tensors else None
+        checks = tensors[f'{name}_checks'].numpy() if check_blocks and f'{name}_checks' in tensors else None
         cut = offsets.numpy() if offsets is not None and name == expected.ragged else None
         columns[name] = Column(path, name, tensors[name], bytes_of(tensors[name]), checks, cut, expected.step)
     return columns
 
 
 def _fits(tensors: Mapping[str, Tensor], expected: Layout) -> bool:
-    """Whether every tensor is there, and no other, with its dtype and the sizes that are known."""
+    """Return whether these tensors are the expected ones, with their dtypes and the sizes that are known."""
     return tensors.keys() == expected.keys() and all(
         tensors[name].dtype == dtype
         and tensors[name].ndim == len(shape)
@@ -160,32 +158,32 @@ def _fits(tensors: Mapping[str, Tensor], expected: Layout) -> bool:
 
 
 def _mapped(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file as views of its mapping."""
+    """Return the tensors of a safetensors file as views of its mapping."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, 'pt') as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
-        raise StoreError(f'{path} is damaged: it is no safetensors file ({error})') from error
+        raise StoreError(f'{path} is damaged: it is not a safetensors file ({error})') from error
 
 
 def _hashed(path: Path, length: int | None = None) -> str:
-    """The checksum of a file or of its head."""
+    """Return the checksum of a file or of its head."""
     try:
         return sha256_of(path, length)
     except OSError as error:
         raise StoreError(f'{path} cannot be read ({error.strerror})') from error
 
 
-def _who(path: Path, files: Mapping[str, FileRecord]) -> str:
-    """What is wrong with a file whose head is not as it was written."""
+def _damage(path: Path, files: Mapping[str, FileRecord]) -> str:
+    """Return what is wrong with a file whose head is not as it was written."""
     whole = _hashed(path)
     others = [record.name for record in files.values() if record.sha256 == whole]
     if others:
         return f'holds what belongs into {others[0]}: files of the store were exchanged'
     return (
-        'is damaged, or was written by another run: its header and tables do not match the checksum in manifest.json; '
+        'is damaged, or was written by a different run: its header and tables do not match the checksum in manifest.json; '
         + remedy(path)
     )
 
@@ -193,14 +191,19 @@ def _who(path: Path, files: Mapping[str, FileRecord]) -> str:
 def check_whole(path: Path, record: FileRecord, files: Mapping[str, FileRecord]) -> None:
     """Hash a whole file.
 
+    Args:
+        path: The file.
+        record: Its record in the manifest.
+        files: The records of all files.
+
     Raises:
-        StoreError: it is not as it was written.
+        StoreError: The file is not as it was written.
     """
     check_size(path, record)
     if _hashed(path) != record.sha256:
         changed_head = _hashed(path, record.head_bytes) != record.head_sha256
         raise StoreError(
-            f'{path} {_who(path, files)}'
+            f'{path} {_damage(path, files)}'
             if changed_head
             else f'{path} is damaged: its data do not match its sha256; {remedy(path)}'
         )
