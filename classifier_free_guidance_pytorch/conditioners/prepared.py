@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from copy import deepcopy
 from ctypes import string_at
 from dataclasses import dataclass
@@ -125,6 +125,26 @@ class PreparedCondition(Rows):
         return PreparedCondition(cond, null, self.owner, self.generation)
 
 
+class _Mark(NamedTuple):
+    """What changes when a weight is replaced, moved or written to."""
+
+    known: ref[Tensor]
+    version: int | None
+    dtype: torch.dtype
+    start: int | None
+    place: int
+    sample: bytes
+
+    @staticmethod
+    def of(weight: Tensor) -> _Mark:
+        """Look at a weight. A tensor subclass, such as a sharded one, has no memory of its own to look at."""
+        version = None if weight.is_inference() else weight._version
+        start = weight.data_ptr() if type(weight) is nn.Parameter else None
+        place = (start or 0) + weight.nbytes // 2
+        sample = string_at(place, weight.itemsize) if start and weight.is_cpu else b''  # 0: FSDP has sharded it away
+        return _Mark(ref(weight), version, weight.dtype, start, place, sample)
+
+
 class WeightWatch:
     """Counts how often the weights of one conditioner were seen to change; a copy of the conditioner gets a watch of its own.
 
@@ -140,30 +160,32 @@ class WeightWatch:
     def __init__(self) -> None:
         self.name = uuid4().hex
         self.generation = 0
-        self._seen: list[tuple[ref[Tensor], Hashable]] = []
+        self._seen: list[_Mark] = []
         self._lock = Lock()
 
     def look(self, module: nn.Module) -> int:
         """Return the generation of the module's weights; in a traced graph, that of the last look outside it."""
-        if not torch.compiler.is_compiling():
-            now = [(weight, _mark(weight)) for weight in _weights_of(module)]
-            if not self._same(now):
-                with self._lock:
-                    if not self._same(now):  # another thread may have been faster
-                        self.generation += 1
-                        self._seen = [(ref(weight), mark) for weight, mark in now]
+        if not torch.compiler.is_compiling() and not self._same(weights := _weights_of(module)):
+            with self._lock:
+                if not self._same(weights):  # another thread may have been faster
+                    self.generation += 1
+                    self._seen = [_Mark.of(weight) for weight in weights]
         return self.generation
 
     def forget(self) -> None:
         """Count a change, seen or not."""
         self._seen, self.generation = [], self.generation + 1
 
-    def _same(self, now: list[tuple[Tensor, Hashable]]) -> bool:
-        """Whether these are the weights that were seen last, unchanged."""
-        if len(now) != len(self._seen):
+    def _same(self, weights: list[Tensor]) -> bool:
+        """Whether these are the weights that were seen last, unchanged; done at every step, so written for speed."""
+        if len(weights) != len(self._seen):
             return False
-        for (weight, mark), (known, before) in zip(now, self._seen, strict=True):
-            if known() is not weight or mark != before:
+        for weight, (known, version, dtype, start, place, sample) in zip(weights, self._seen, strict=True):
+            if known() is not weight or (version is not None and weight._version != version) or weight.dtype is not dtype:
+                return False
+            if start is not None and weight.data_ptr() != start:
+                return False
+            if sample and string_at(place, len(sample)) != sample:
                 return False
         return True
 
@@ -183,12 +205,3 @@ def _weights_of(module: nn.Module) -> list[Tensor]:
             weights += one._parameters.values()
             modules += one._modules.values()
     return [weight for weight in weights if weight is not None]
-
-
-def _mark(weight: Tensor) -> Hashable:
-    """Return what changes when a weight is written to or moved."""
-    version = 0 if weight.is_inference() else weight._version
-    if type(weight) is not nn.Parameter or not weight.is_cpu:
-        return version, weight.dtype, weight.device
-    start = weight.data_ptr()  # 0 for what FSDP has sharded away
-    return version, weight.dtype, start, string_at(start + weight.nbytes // 2, weight.itemsize) if start else b''
