@@ -151,7 +151,7 @@ class Run:
         )
         if found and not {plan_path(self.directory).name, scratch_path(self.directory).name} & set(found):
             raise ConfigError(
-                f'{self.directory} is neither empty nor a store: it holds {", ".join(found[:3])}; pass a folder of its own'
+                f'{self.directory} is neither empty nor a store: it holds {", ".join(found[:3])}; pass a new or empty folder'
             )
 
     def resume(self) -> Plan | None:

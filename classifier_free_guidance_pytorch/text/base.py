@@ -1,9 +1,9 @@
 """What a text encoder is.
 
 An encoder turns strings into a `TextEncoding`. It is frozen, so it is not an `nn.Module`: its weights belong neither in the
-parameters nor in the `state_dict` of the model that it conditions, and every call says on which device and in which dtype it is
-to run. Its constructor reads the configuration and the tokenizer. The weights load at the first `encode`, so training on stored
-encodings never loads them.
+parameters nor in the `state_dict` of the model that it conditions, and every call names the device and the dtype to run in. Its
+constructor reads the configuration and the tokenizer. The weights load at the first `encode`, so training on stored encodings
+never loads them.
 """
 
 from __future__ import annotations

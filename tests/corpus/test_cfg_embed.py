@@ -1,4 +1,4 @@
-"""The command: its options, what it says, its exit codes, two processes at once, and Ray."""
+"""The command: its options, what it prints, its exit codes, two processes at once, and Ray."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def embed(captions: Path, out: Path, *options: str) -> int:
 
 def test_captions_in_encodings_out(captions, tmp_path, capsys):
     assert embed(captions, tmp_path / 'store', '--column', 'text', '--dtype', 'fp32', '--batch-size', '2') == 0
-    said = capsys.readouterr()
-    assert said.out == ''
-    assert 'cfg-embed: 6 captions, 5 different ones, in 3 shards' in said.err
-    assert 'cfg-embed: skipped: 1 empty (line 3)' in said.err
-    assert 'captions/s' in said.err
-    assert f'cfg-embed: {tmp_path / "store"} is complete: 7 files' in said.err
+    printed = capsys.readouterr()
+    assert printed.out == ''
+    assert 'cfg-embed: 6 captions, 5 different ones, in 3 shards' in printed.err
+    assert 'cfg-embed: skipped: 1 empty (line 3)' in printed.err
+    assert 'captions/s' in printed.err
+    assert f'cfg-embed: {tmp_path / "store"} is complete: 7 files' in printed.err
     store, encoder = EmbeddingStore(tmp_path / 'store'), build_encoder('mini')
     for row, text in enumerate(text for text in TEXTS if text):
         expected = encoder.encode([text])
@@ -64,15 +64,15 @@ def test_quiet_says_nothing(captions, tmp_path, capfd):
 
 @pytest.mark.parametrize('quiet', [False, True])
 def test_a_warning_is_a_line_and_does_not_quote_a_book(tmp_path, capfd, quiet):
-    """It comes from the thread of the tokenizer, and the line of code that it points to says nothing to a user."""
+    """It comes from the thread of the tokenizer, and the line of code that it points to means nothing to a user."""
     (tmp_path / 'captions.txt').write_text('a red circle ' * 10_000, encoding='utf-8')
     assert embed(tmp_path / 'captions.txt', tmp_path / 'store', *['--quiet'] * quiet) == 0
-    said = capfd.readouterr().err
-    cut = [line for line in said.splitlines() if 'reads at most' in line]
+    printed = capfd.readouterr().err
+    cut = [line for line in printed.splitlines() if 'reads at most' in line]
     assert len(cut) == (not quiet)
     assert all(line.startswith('cfg-embed: warning: MiniAdapter reads at most 40 tokens') for line in cut)
-    assert '.py' not in said
-    assert 'red circle ' * 9 not in said
+    assert '.py' not in printed
+    assert 'red circle ' * 9 not in printed
 
 
 @pytest.mark.parametrize('device', ['gpu', 'cuda:99'])
@@ -83,28 +83,28 @@ def test_a_device_that_is_not_there(captions, tmp_path, capsys, device):
 
 def test_the_rank_that_completes_a_store_says_so(captions, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '2')
-    said = {}
+    printed = {}
     for rank in '01':
         monkeypatch.setenv('RANK', rank)
         assert embed(captions, tmp_path / 'store') == 0
-        said[rank] = capsys.readouterr().err
-    assert 'encoding, rank 0 of 2: 100%' in said['0']
-    assert 'cfg-embed: rank 0 is done; 1 files of other ranks are yet to come' in said['0']
-    assert said['1'].splitlines()[-1].startswith(f'cfg-embed: {tmp_path / "store"} is complete: 7 files')
+        printed[rank] = capsys.readouterr().err
+    assert 'encoding, rank 0 of 2: 100%' in printed['0']
+    assert 'cfg-embed: rank 0 is done; 1 files of other ranks are yet to come' in printed['0']
+    assert printed['1'].splitlines()[-1].startswith(f'cfg-embed: {tmp_path / "store"} is complete: 7 files')
     assert embed(captions, tmp_path / 'store') == 0
     assert 'complete' not in capsys.readouterr().err, 'once is enough'
 
 
 def test_an_error_is_one_sentence_and_the_code_2(captions, tmp_path, capsys):
     assert embed(captions, tmp_path / 'store', '--column', 'caption') == 2
-    said = capsys.readouterr().err
-    assert said.startswith(f"cfg-embed: error: {captions} has no column 'caption' of strings: it has 'text'")
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"cfg-embed: error: {captions} has no column 'caption' of strings: it has 'text'")
     assert not (tmp_path / 'store').exists()
     assert main([str(captions), '--out', str(tmp_path / 'store'), '--model-types', 'mini', 'mini']) == 2
     assert "two encoders have one name, 'mini-mini'" in capsys.readouterr().err
 
 
-def test_an_interruption_says_how_to_go_on(captions, tmp_path, capsys, monkeypatch):
+def test_an_interruption_says_how_to_continue(captions, tmp_path, capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
@@ -159,8 +159,8 @@ def test_two_processes_at_once_write_what_one_writes(captions, tmp_path):
         for rank in '10'
     ]
     for process in ranks:
-        _, said = process.communicate()
-        assert process.returncode == 0, said
+        _, printed = process.communicate()
+        assert process.returncode == 0, printed
     assert files_of(tmp_path / 'two') == files_of(tmp_path / 'one')
 
 

@@ -268,7 +268,7 @@ def test_verify_names_every_file(sound, tmp_path):
     assert 'encodings/two/00000.safetensors is damaged' in lines[2]
 
 
-def test_rows_are_proven_unless_told_otherwise(sound, tmp_path):
+def test_rows_are_checked_unless_check_rows_is_false(sound, tmp_path):
     """The check is what finds the damage: without it, the wrong value is read."""
     shutil.copytree(sound[0], tmp_path / 'store')
     path = tmp_path / 'store' / 'encodings/one/00000.safetensors'
@@ -288,7 +288,7 @@ def read_index(store):
     assert all(str(place) in store for place in range(len(store)))
 
 
-def test_the_blocks_of_the_index_are_proven(tmp_path):
+def test_the_blocks_of_the_index_are_checked(tmp_path):
     captions = [str(number) for number in range(3 * shards.BLOCK)]
     write_store(tmp_path, captions, tokens=False, shard_rows=10_000)
     path = tmp_path / 'index.safetensors'

@@ -163,7 +163,7 @@ def test_other_captions_are_another_run(captions, tmp_path):
 def test_a_folder_that_holds_something_else(captions, tmp_path):
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine' / 'thesis.tex').write_text('dear to me')
-    with pytest.raises(ConfigError, match=r'mine is neither empty nor a store: it holds thesis.tex; pass a folder of its own'):
+    with pytest.raises(ConfigError, match=r'mine is neither empty nor a store: it holds thesis.tex; pass a new or empty folder'):
         embed(captions, tmp_path / 'mine')
     assert files_of(tmp_path / 'mine') == {'thesis.tex': b'dear to me'}
 

@@ -1,4 +1,4 @@
-"""Reading a store back: every caption, in every way, as the encoder said it; and feeding it to everything that takes text."""
+"""Reading a store back: every caption, in every way, as the encoder made it; and feeding it to everything that takes text."""
 
 import pickle
 import re
