@@ -47,6 +47,7 @@ def test_an_encoder_says_who_it_is(hub):
     hub.t5(), hub.decoder()
     t5 = EncoderRecord.of(T5Adapter(), 't5', 'bfloat16', pooled=False)
     assert (t5.type, t5.name, t5.revision) == ('T5Adapter', 'google/t5-v1_1-base', '0' * 40)
+    assert t5.settings == {}  # as in stores of 1.0
     assert (t5.pooled, t5.tokens, t5.dim_tokens) == (False, True, T5Adapter().dim_latent)
     last = EncoderRecord.of(HFTextAdapter('tiny/decoder', pooling='last'), 'hf', 'float16')
     assert last.settings == {'layer': -1, 'pooling': 'last'}

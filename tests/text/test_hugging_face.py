@@ -113,6 +113,22 @@ def test_only_the_text_tower_of_clip_stays(hub):
     assert not any('vision' in name for name, _ in HFTextAdapter('tiny/clip').model.named_modules())
 
 
+@pytest.mark.parametrize(('name', 'cls'), [('clip', 'CLIPTextModel'), ('siglip', 'SiglipTextModel')])
+def test_a_tower_that_was_saved_alone_is_the_same_encoder(hub, tmp_path, name, cls):
+    """transformers 4 cannot read the configuration of such a tower by itself."""
+    import json
+
+    import transformers
+
+    folder = folder_of(hub, name)
+    getattr(transformers, cls).from_pretrained(folder).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / 'config.json').read_text())['model_type'] == f'{name}_text_model'
+    alone, whole = (HFTextAdapter(path, pooling='last').encode(TEXTS) for path in (tmp_path, folder))
+    torch.testing.assert_close(alone.tokens, whole.tokens)
+    torch.testing.assert_close(alone.pooled, whole.pooled)
+
+
 def test_bge_is_the_normalised_cls_token(hub, tiny_bge):
     encoder = build_encoder('bge')
     assert encoder.name == 'BAAI/bge-base-en-v1.5'
