@@ -178,3 +178,11 @@ def test_a_complex_prediction_is_guided_as_its_two_parts():
     whole = batch.map(lambda tensor: torch.view_as_complex(tensor) if tensor.ndim > 1 else tensor)
     guided = call(guidance.CFG(), whole, 3.5)
     torch.testing.assert_close(torch.view_as_real(guided), call(guidance.CFG(), batch, 3.5))
+
+
+def test_a_batch_of_no_samples():
+    none = torch.empty(0, 4)
+    for rule in (guidance.CFG(), guidance.APG(), guidance.CFG().then(guidance.rescale_to_cond())):
+        for scale in (3.5, torch.empty(0)):
+            assert rule.branches(scale) == ('cond', 'null')
+            assert rule(none, none, scale).shape == (0, 4)

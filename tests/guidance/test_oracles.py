@@ -72,6 +72,19 @@ def test_renorm_as_in_pipelines():
     torch.testing.assert_close(guidance.renorm(guided, cond, dim=-1, lo=0.9), guided * lengths.clamp(0.9, 1.0))
 
 
+@pytest.mark.parametrize(('r', 'lo', 'hi'), [(1, 0, 1), (0.8, 0, 1), (0.8, 1, 1), (2, 0, 1), (2, 0, math.inf), (0, 0.5, 1)])
+def test_a_post_step_says_whether_it_keeps_cond(r, lo, hi):
+    cond, _ = pair(0, dtype=torch.float64)
+    post = guidance.renorm_to_cond(r, lo, hi=hi)
+    assert post.keeps_cond == torch.allclose(post(cond, cond), cond)
+
+
+def test_renorm_of_zeros_has_the_gradient_of_what_is_long_enough():
+    guided = torch.zeros(2, 3, requires_grad=True)
+    guidance.renorm(guided, torch.ones(2, 3)).sum().backward()
+    assert torch.equal(guided.grad, torch.ones(2, 3))
+
+
 @relaxed
 @given(seeds, scales, st.floats(-0.5, 1.0), st.sampled_from([None, 5.0, 20.0]), st.sampled_from([0.0, -0.5, 0.7]))
 def test_apg_over_three_steps(seed, scale, eta, norm, momentum):
