@@ -194,8 +194,12 @@ class AttentionTextConditioner(TokenConditioner):
     def null_condition(self, features: Tokens | None) -> BranchCondition:
         if self.null == 'empty':
             return self.condition(self.null_features())
-        features, layers = self.null_features(), cast(Iterable[Any], self.conditioners)  # in the dtype that autocast chooses
-        text_cond = TextCondReturn(torch.zeros_like(features.tokens[0]), features.masks[0])
+        weight, layers = self.weight, cast(Iterable[Any], self.conditioners)
+        kind, dtype = weight.device.type, weight.dtype
+        if torch.is_autocast_enabled(kind) and dtype is not torch.float64:  # which projected tokens would have
+            dtype = torch.get_autocast_dtype(kind)
+        embed = torch.zeros(1, 1, self.dim_latent, device=weight.device, dtype=dtype)  # (1, 1, d)
+        text_cond = TextCondReturn(embed, torch.zeros(1, 1, device=weight.device, dtype=torch.bool))
         return BranchCondition(tuple(layer.null_condition() for layer in layers), text_cond)
 
     def check_attention(self) -> None:

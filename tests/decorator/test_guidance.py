@@ -220,8 +220,10 @@ def test_prepared_conditions_equal_texts(kind):
 
 
 @pytest.mark.parametrize(
-    'rule', [guidance.APG(norm=1.0), guidance.ReuseDelta(guidance.CFG()), guidance.CFG().then(guidance.rescale_to_cond(0.5))], ids=repr
-)  # fmt: skip
+    'rule',
+    [guidance.APG(norm=1.0), guidance.ReuseDelta(guidance.CFG()), guidance.CFG().then(guidance.rescale_to_cond(0.5))],
+    ids=repr,
+)
 def test_without_texts_every_rule_gives_the_null_prediction(rule):
     model, x = build(), noise(3, 6)
     call = {'cond_scale': 3.0, 'guidance': rule, 'guidance_state': rule.init_state()}
