@@ -96,9 +96,10 @@ class Call:
         if rule is not None or keywords.weak is not None:
             self._check_fit(self.rule)
         self.rule.check_state(keywords.guidance_state)
-        if isinstance(self.scale, Tensor) and self.scale.ndim == 1 and self.scale.shape[0] not in (1, self.batch or 1):
+        scale = self.scale if self.batch is not None else None  # of an unknown batch the rule will see the predictions
+        if isinstance(scale, Tensor) and scale.ndim == 1 and scale.shape[0] not in (1, self.batch):
             raise ShapeError(
-                f'cond_scale has {self.scale.shape[0]} values for a batch of {self.batch}: pass one per sample, or one number'
+                f'cond_scale has {scale.shape[0]} values for a batch of {self.batch}: pass one per sample, or one number'
             )
         step = Step(keywords.guidance_state, self.sample)
         return step._replace(**keywords.guidance_kwargs) if keywords.guidance_kwargs else step

@@ -178,6 +178,7 @@ def test_a_batch_of_unknown_size_cannot_be_joined():
 
     model = build(cls=Blind)
     assert model((3, 6), texts=TEXTS, cond_scale=3.0).shape == (3, 6)
+    assert model((3, 6), texts=TEXTS, cond_scale=torch.tensor([1.0, 2.0, 3.0])).shape == (3, 6)
     with pytest.raises(ShapeError, match='no tensor argument says how large the batch is: pass cfg_batched=False'):
         model((3, 6), texts=TEXTS, cond_scale=3.0, cfg_batched=True)
 
