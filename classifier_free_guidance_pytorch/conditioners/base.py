@@ -75,7 +75,7 @@ class Conditioner(nn.Module, ABC):
         batch: int | None = None,
         repeat_batch: int = 1,
     ) -> BranchCondition:
-        """Return the conditions of one branch.
+        """Return the conditions of one branch; whoever asks has looked at the weights, `watch.look`, once for all branches.
 
         Args:
             texts: The texts, with None for a sample that has the null condition.
@@ -104,8 +104,8 @@ class Conditioner(nn.Module, ABC):
             cond_fns = CondFns((identity,) * len(self.hidden_dims))
         else:
             repeats = (1,) * len(branch.layers) if repeat_batch == 1 else self.check_repeat(repeat_batch)
-            parts: Iterable[Any] = zip(self.conditioners, branch.layers, self.hiddens_channel_first, repeats, strict=True)
-            cond_fns = CondFns([CondFn(*part) for part in parts])
+            layers: Iterable[Any] = self.conditioners
+            cond_fns = CondFns(map(CondFn, layers, branch.layers, self.hiddens_channel_first, repeats))
         cond_fns.text_cond = branch.text_cond
         return cond_fns
 
@@ -165,6 +165,7 @@ class Conditioner(nn.Module, ABC):
         known = None if texts is None else self.source.texts(texts)
         if cond_drop_prob is not None:
             check_drop_prob(cond_drop_prob, len(self.source.encoders), rows=None if known is None else len(known))
+        self.watch.look(self)
         branch = self.branch(known, text_embeds, cond_drop_prob)
         cond_fns = self.bind(branch, repeat_batch)
         wants_pair = type(self).return_text_cond if return_text_cond is None else return_text_cond
@@ -209,6 +210,7 @@ class Conditioner(nn.Module, ABC):
         """
         check_one_of(texts, text_embeds)
         known = None if texts is None else self.source.texts(texts)
+        generation = self.watch.look(self)
         cond = self.branch(known, text_embeds, 0.0)
         if negative_texts is None and negative_text_embeds is None:
             null = self.null_branch(known, text_embeds)
@@ -216,7 +218,7 @@ class Conditioner(nn.Module, ABC):
             check_one_of(negative_texts, negative_text_embeds, 'negative_')
             negatives = None if negative_texts is None else self.source.texts(negative_texts, 'negative_texts', allow_none=True)
             null = self.branch(negatives, negative_text_embeds, 0.0)
-        return PreparedCondition(cond, null, self.watch.name, self.watch.look(self))
+        return PreparedCondition(cond, null, self.watch.name, generation)
 
     def check_prepared(self, prepared: PreparedCondition) -> None:
         """Raise `UsageError` for a condition of another conditioner, or of this one before its weights changed."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
-from ctypes import string_at
+from ctypes import Array, c_char
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, NamedTuple, Protocol, SupportsIndex, overload
@@ -132,17 +132,19 @@ class _Mark(NamedTuple):
     version: int | None
     dtype: torch.dtype
     start: int | None
-    place: int
-    sample: bytes
+    window: Array[c_char] | None
+    content: bytes
 
     @staticmethod
     def of(weight: Tensor) -> _Mark:
         """Look at a weight. A tensor subclass, such as a sharded one, has no memory of its own to look at."""
         version = None if weight.is_inference() else weight._version
         start = weight.data_ptr() if type(weight) is nn.Parameter else None
-        place = (start or 0) + weight.nbytes // 2
-        sample = string_at(place, weight.itemsize) if start and weight.is_cpu else b''  # 0: FSDP has sharded it away
-        return _Mark(ref(weight), version, weight.dtype, start, place, sample)
+        window = None
+        if start and weight.is_cpu:  # 0: FSDP has sharded it away
+            middle = weight.numel() // 2 if weight.is_contiguous() else 0
+            window = (c_char * weight.itemsize).from_address(start + middle * weight.itemsize)
+        return _Mark(ref(weight), version, weight.dtype, start, window, b'' if window is None else window.raw)
 
 
 class WeightWatch:
@@ -155,11 +157,13 @@ class WeightWatch:
     Attributes:
         name: Names the conditioner, for conditions that must not be used with another.
         generation: How often the weights have changed.
+        device_type: Where they were seen last.
     """
 
     def __init__(self) -> None:
         self.name = uuid4().hex
         self.generation = 0
+        self.device_type = 'cpu'
         self._seen: list[_Mark] = []
         self._lock = Lock()
 
@@ -170,6 +174,7 @@ class WeightWatch:
                 if not self._same(weights):  # another thread may have been faster
                     self.generation += 1
                     self._seen = [_Mark.of(weight) for weight in weights]
+                    self.device_type = weights[0].device.type if weights else 'cpu'
         return self.generation
 
     def forget(self) -> None:
@@ -180,12 +185,12 @@ class WeightWatch:
         """Whether these are the weights that were seen last, unchanged; done at every step, so written for speed."""
         if len(weights) != len(self._seen):
             return False
-        for weight, (known, version, dtype, start, place, sample) in zip(weights, self._seen, strict=True):
+        for weight, (known, version, dtype, start, window, content) in zip(weights, self._seen, strict=True):
             if known() is not weight or (version is not None and weight._version != version) or weight.dtype is not dtype:
                 return False
             if start is not None and weight.data_ptr() != start:
                 return False
-            if sample and string_at(place, len(sample)) != sample:
+            if window is not None and window.raw != content:  # read only where the weight still is
                 return False
         return True
 

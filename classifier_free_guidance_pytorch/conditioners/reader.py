@@ -112,8 +112,13 @@ class TextReader(Conditioner, Generic[Features]):
         """Return the conditions of texts, from the last few that were made, where no gradient is wanted."""
         if texts is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return compute()
-        kind = self.weight.device.type
+        kind = self.watch.device_type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        key: Hashable = (role, texts, self.watch.look(self), autocast)
-        with torch.inference_mode(False), torch.no_grad():  # ordinary tensors, whoever asks for them next
-            return self._conditions.get(key, compute)
+        # ordinary tensors, whoever asks for them next
+        key: Hashable = (role, texts, self.watch.generation, autocast)
+
+        def ordinary() -> BranchCondition:
+            with torch.inference_mode(False), torch.no_grad():  # ordinary tensors, whoever asks for them next
+                return compute()
+
+        return self._conditions.get(key, ordinary)

@@ -64,14 +64,14 @@ class Conditioned:
             self._checked(conditioner, call)
             if text.has_negatives:
                 raise UsageError(f'negative texts were given without texts to steer towards: pass {self.names.texts}= as well')
+            conditioner.watch.look(conditioner)
             return [self._pass('null', conditioner, conditioner.null_branch(), call)]
         if call.rule.inside_attention and 'null' in wanted:
             combine = partial(call.rule, scale=call.scale)
             inside = conditioner.extrapolated(branches['cond'][0], branches['null'][0], combine)
             return [self._pass('cond', conditioner, inside, call)]
-        order = [(name, condition) for name in wanted if name != 'weak' for condition in branches[name]]
-        bound = [conditioner.bind(condition, text.repeat_batch) for _, condition in order]
-        passes = [Pass(name, self._keywords(fns, call), condition) for (name, condition), fns in zip(order, bound, strict=True)]
+        own = [name for name in wanted if name != 'weak']
+        passes = [self._pass(name, conditioner, condition, call) for name in own for condition in branches[name]]
         if 'weak' in wanted:
             passes.append(self._weak_pass(conditioner, branches['cond'][0], call))
         return passes
@@ -188,6 +188,7 @@ class Conditioned:
         if call.rule.inside_attention:
             conditioner.check_attention()
         _check_conditions(len(texts), call)
+        conditioner.watch.look(conditioner)
         branches: Branches = {}
         if 'conds' in wanted:
             branches['conds'] = [self._branch(conditioner, one, None, call, text.cond_drop_prob) for one in texts[1:]]

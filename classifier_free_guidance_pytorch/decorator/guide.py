@@ -64,7 +64,7 @@ def guide(source: Source, call: Call) -> Any:
     if is_answer and not keywords.return_unconditioned and keywords.guide is None:
         return outputs[0]
 
-    branches = tuple(one.branch for one in passes)
+    branches = tuple([one.branch for one in passes])
 
     def guided(parts: list[Tensor]) -> Any:
         """Return what takes the place of the prediction, from the prediction of each pass."""

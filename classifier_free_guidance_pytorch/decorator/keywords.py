@@ -38,8 +38,16 @@ def keyword(default: T, what: str) -> T:
     return declared
 
 
-@dataclass(frozen=True)
-class TextKeywords:
+@dataclass(frozen=True, init=False)
+class Keywords:
+    """The keywords of one call. What was not given is the default, which stands on the class: this is made at every step."""
+
+    def __init__(self, **given: Any) -> None:
+        vars(self).update(given)
+
+
+@dataclass(frozen=True, init=False)
+class TextKeywords(Keywords):
     """The keywords of one call that say what to condition on, under the names of the contract."""
 
     texts: Batch[str] | Sequence[Batch[str]] | None = keyword(
@@ -93,8 +101,8 @@ class TextKeywords:
         return {name: value for name, value in given.items() if value is not None}
 
 
-@dataclass(frozen=True)
-class GuidanceKeywords:
+@dataclass(frozen=True, init=False)
+class GuidanceKeywords(Keywords):
     """The keywords of one call that say how to guide."""
 
     cond_scale: Scale | rules.Schedule = keyword(
@@ -196,7 +204,7 @@ def describe(names: KeyNames) -> dict[str, tuple[Any, Any, str]]:
 
 
 def _scale(scale: object, signature: ForwardSignature) -> None:
-    if isinstance(scale, rules.Schedule):
+    if isinstance(scale, rules.Schedule) or (type(scale) is float and scale - scale == 0):  # finite, and can be traced
         return
     if isinstance(scale, Tensor):
         if scale.dtype is torch.bool or scale.is_complex():
