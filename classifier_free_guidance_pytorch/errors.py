@@ -1,4 +1,4 @@
-"""The error family, and the type checker that uses it.
+"""The error family, the type checker that uses it, and warnings that point to the user's line.
 
 The library's own errors are `CFGError`s: about an argument, a call at the wrong time, a damaged file or a missing package. A
 message says what was passed, what was expected and how to fix it. Three errors are Python's own, because its protocols ask for
@@ -18,6 +18,8 @@ user's own code raises passes through unchanged. `assert` is for the library's o
 from __future__ import annotations
 
 import re
+import sys
+import warnings
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any, TypeVar
@@ -83,3 +85,12 @@ def checked(function: F) -> F:
         return with_check()(*args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def warn(message: str) -> None:
+    """Warn, and point to the line of the user that called this package."""
+    package = __name__.partition('.')[0]
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get('__name__', '').partition('.')[0] in (package, 'torch'):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)

@@ -34,6 +34,7 @@ class Conditioned:
     def training_pass(self, call: Call) -> Pass:
         conditioner, text = self.conditioner(call.module), call.text
         texts, _ = self._checked(conditioner, call)
+        _check_conditions(len(texts), call)
         if text.has_negatives:
             raise UsageError('negative texts steer guidance, which is for sampling: call model.eval() first, or leave them out')
         if isinstance(conditioner, NullConditioner):
@@ -188,15 +189,17 @@ class Conditioned:
         if call.rule.inside_attention:
             conditioner.check_attention()
         _check_conditions(len(texts), call)
+        apart = 'negatives' in wanted  # the negatives have branches of their own, and the null stays the null
+        if len(negatives) > 1 and not apart:
+            raise ConfigError(f'{len(negatives)} batches of {self.names.negative_texts} were given, but this rule takes one')
         conditioner.watch.look(conditioner)
         branches: Branches = {}
         if 'conds' in wanted:
             branches['conds'] = [self._branch(conditioner, one, None, call, text.cond_drop_prob) for one in texts[1:]]
         if 'cond' in wanted or 'weak' in wanted:
             branches['cond'] = [self._branch(conditioner, texts[0], text.text_embeds, call, text.cond_drop_prob)]
-        apart = 'negatives' in wanted  # the negatives have branches of their own, and the null stays the null
         if text.has_negatives and ('null' in wanted or apart):
-            read = [self._branch(conditioner, one, text.negative_text_embeds, call) for one in negatives[: None if apart else 1]]
+            read = [self._branch(conditioner, one, text.negative_text_embeds, call) for one in negatives]
             branches['negatives' if apart else 'null'] = read
         if 'null' in wanted and 'null' not in branches:
             branches['null'] = [conditioner.null_branch(texts[0], text.text_embeds)]
@@ -250,8 +253,8 @@ def _check_conditions(count: int, call: Call) -> None:
     takes_several = call.keywords.guidance is not None and 'conds' in call.rule.needs_of_parts()
     if count > 1 and not takes_several:
         raise ConfigError(
-            f'{count} conditions were given, but this rule guides towards one: pass guidance=guidance.Compose(...) or '
-            'guidance.Chain(...), or one batch of texts'
+            f'{count} conditions were given, but this call has one: pass one text for each sample (of several captions, choose '
+            'one), or sample with guidance=guidance.Compose(...) or guidance.Chain(...)'
         )
     if count == 1 and takes_several:
         raise UsageError(

@@ -188,7 +188,7 @@ GUIDANCE_KEYWORDS: dict[str, Any] = {one.name: one.default for one in fields(Gui
 
 def per_condition(texts: Any) -> list[Any]:
     """Return one batch of texts per condition: `[['a dog', 'a cat'], ['at night', 'in snow']]` are two."""
-    if isinstance(texts, (list, tuple)) and texts and isinstance(texts[0], (list, tuple)):
+    if isinstance(texts, (list, tuple)) and texts and hasattr(texts[0], '__len__') and not isinstance(texts[0], str):
         return list(texts)
     return [texts]
 

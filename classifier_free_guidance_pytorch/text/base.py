@@ -8,8 +8,6 @@ never loads them.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from os import PathLike, fspath
@@ -20,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from classifier_free_guidance_pytorch.errors import ConfigError, checked
+from classifier_free_guidance_pytorch.errors import ConfigError, checked, warn
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
 from classifier_free_guidance_pytorch.text.identity import EncoderIdentity
 from classifier_free_guidance_pytorch.text.networks import Device, SharedNetwork, bank
@@ -222,7 +220,7 @@ class TextEncoder:
         """Warn once per encoder and subject."""
         if subject not in self._warned:
             self._warned |= {subject}
-            warnings.warn(message, UserWarning, stacklevel=_stacklevel_of_the_user())
+            warn(message)
 
     def _warn_of_truncated(self, texts: Sequence[str], full: Tensor, is_truncated: Callable[[str], bool]) -> None:
         """Warn once if a text is longer than the limit.
@@ -305,12 +303,3 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[Any]:
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
-
-
-def _stacklevel_of_the_user() -> int:
-    """Return how many frames up the caller of this package is, so that a warning points to the user's line."""
-    level, frame = 2, sys._getframe(2)
-    package = __name__.partition('.')[0]
-    while frame.f_back is not None and frame.f_globals.get('__name__', '').partition('.')[0] in (package, 'torch'):
-        frame, level = frame.f_back, level + 1
-    return level

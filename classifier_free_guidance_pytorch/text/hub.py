@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from classifier_free_guidance_pytorch.errors import MissingDependencyError
+from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
 
 T = TypeVar('T')
 
@@ -28,10 +28,12 @@ def read_model_files(
 
     Raises:
         MissingDependencyError: The files cannot be read. The message says why, and how to use a local folder.
+        ConfigError: They can be read only by code that comes with them.
     """
     try:
         return read(True)
     except Exception as error:
+        _refuse_remote_code(name, error)
         not_cached = error  # the clients' errors have no common base: missing files, missing packages, damaged files
     if looks_local(name):
         exists = 'exists' if Path(name).exists() else 'does not exist'
@@ -43,6 +45,7 @@ def read_model_files(
         ask_hub(name)
         return read(False)
     except Exception as error:
+        _refuse_remote_code(name, error)
         # Both causes: what looks like a missing network may be a missing package, or the other way round.
         raise MissingDependencyError(
             f'{adapter} could not read {name!r}, neither from the cache nor from the Hugging Face hub '
@@ -62,6 +65,14 @@ def ask_hub(name: str) -> None:
     from huggingface_hub import HfApi
 
     HfApi().model_info(name, timeout=10)
+
+
+def _refuse_remote_code(name: str, error: Exception) -> None:
+    """Raise `ConfigError` where transformers asked for permission to run code from the model's repository."""
+    if 'trust_remote_code' in str(error):
+        raise ConfigError(
+            f'{name!r} cannot be read without code from its own repository, and this library never runs such code'
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

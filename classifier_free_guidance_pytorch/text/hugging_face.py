@@ -19,6 +19,11 @@ Pooling: TypeAlias = Literal['mean', 'cls', 'eos', 'last']
 
 _ABSURD_LIMIT = 1_000_000  # tokenizers state 1e30 for 'no limit'
 _DEFAULT_LIMIT = 512  # where neither the tokenizer nor the model states one
+# RoBERTa and its relatives: the first token has the position behind that of the padding token, so a text cannot use them all
+_POSITIONS_START_LATE = {
+    'altclip_text_model', 'bridgetower_text_model', 'camembert', 'clap_text_model', 'data2vec-text', 'esm', 'ibert', 'layoutlmv3',
+    'lilt', 'longformer', 'luke', 'markuplm', 'mpnet', 'roberta', 'roberta-prelayernorm', 'xlm-roberta', 'xlm-roberta-xl', 'xmod',
+}  # fmt: skip
 
 
 class TransformersEncoder(TextEncoder):
@@ -70,11 +75,12 @@ class TransformersEncoder(TextEncoder):
     def _token_limit(self, text_config: Any, max_length: int | None) -> int:
         """Return how many tokens a text may have: what the user asks for, within the positions of the model."""
         positions = getattr(text_config, 'max_position_embeddings', None)
+        if positions and text_config.model_type in _POSITIONS_START_LATE:
+            positions -= text_config.pad_token_id + 1
+        if max_length is not None and positions and max_length > positions:
+            raise ConfigError(f'max_length={max_length} is more than the {positions} tokens that {self.name!r} can read')
         stated = [limit for limit in (self.tokenizer.model_max_length, positions) if limit and 0 < limit < _ABSURD_LIMIT]
-        limit = int(min(stated, default=_DEFAULT_LIMIT))
-        if max_length is not None and positions is not None and max_length > limit:
-            raise ConfigError(f'max_length={max_length} is more than the {limit} tokens that {self.name!r} can read')
-        return max_length or limit
+        return max_length or int(min(stated, default=_DEFAULT_LIMIT))
 
     def _settings(self) -> dict[str, Any]:
         return {'layer': self.layer, 'pooling': self.pooling}

@@ -32,7 +32,7 @@ def read_config(adapter: str, name: str) -> Any:
         tower, saved_alone, _ = values.get('model_type', '').partition(_SAVED_ALONE)
         # transformers 4's AutoConfig does not know towers that were saved alone.
         class_name = f'{_TOWERS[tower]}Config' if saved_alone and tower in _TOWERS else 'AutoConfig'
-        return getattr(transformers, class_name).from_pretrained(name, local_files_only=local)
+        return getattr(transformers, class_name).from_pretrained(name, local_files_only=local, trust_remote_code=False)
 
     return read_model_files(adapter, name, read)
 
@@ -55,7 +55,11 @@ def read_tokenizer(adapter: str, name: str) -> Any:
     from transformers import AutoTokenizer
 
     repair_torchvision()  # AutoTokenizer imports model modules, and those import torchvision
-    tokenizer = read_model_files(adapter, name, lambda local: AutoTokenizer.from_pretrained(name, local_files_only=local))
+
+    def read(local: bool) -> Any:
+        return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+
+    tokenizer = read_model_files(adapter, name, read)
     tokenizer.padding_side = tokenizer.truncation_side = 'right'
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -81,7 +85,8 @@ def read_weights(adapter: str, name: str, model_type: str, dtype: torch.dtype) -
     import transformers
 
     version = tuple(int(part) for part in transformers.__version__.split('.')[:2])
-    options = {'dtype' if version >= (4, 56) else 'torch_dtype': dtype, 'output_loading_info': True}
+    dtype_keyword = 'dtype' if version >= (4, 56) else 'torch_dtype'
+    options = {dtype_keyword: dtype, 'output_loading_info': True, 'trust_remote_code': False}
     class_name = f'{_TOWERS.get(model_type.removesuffix(_SAVED_ALONE), "Auto")}Model'
     cls = getattr(transformers, class_name)
     network, report = read_model_files(adapter, name, lambda local: cls.from_pretrained(name, local_files_only=local, **options))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from classifier_free_guidance_pytorch.corpus.read.formats import Bad, choose_column
-from classifier_free_guidance_pytorch.corpus.read.sources import caption_of, open_source
+from classifier_free_guidance_pytorch.corpus.read.sources import caption_of, captions_of, open_source
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
 
 # Separators of every format below, quotes, letters beyond ASCII, line ends of Unicode, a character of two surrogates.
@@ -140,6 +140,25 @@ def test_bad_rows_of_arrow(tmp_path):
     words = pyarrow.array(['a dog', 'a cat', 'a dog']).dictionary_encode()
     parquet.write_table(pyarrow.table({'text': words}), tmp_path / 'b.parquet')
     assert captions(open_source(tmp_path / 'b.parquet')) == ['a dog', 'a cat', 'a dog']
+
+
+@pytest.mark.parametrize('kind', ['jsonl', 'list', 'large list', 'fixed list', 'dictionary', 'dataset'])
+def test_a_column_of_lists_holds_several_captions_for_every_entry(tmp_path, kind):
+    rows = [['a dog', 'a fox'], ['a cat', None], ['', 'two cats']]
+    if kind == 'jsonl':
+        path = write_jsonl(tmp_path / 'a.jsonl', [*rows, []])
+    elif kind == 'dataset':
+        datasets = pytest.importorskip('datasets')
+        datasets.Dataset.from_dict({'id': [1, 2, 3, 4], 'caption': [*rows, []]}).save_to_disk(path := tmp_path / 'saved')
+    else:
+        text = pyarrow.dictionary(pyarrow.int32(), pyarrow.string()) if kind == 'dictionary' else pyarrow.string()
+        lists = {'large list': pyarrow.large_list(text), 'fixed list': pyarrow.list_(text, 2)}.get(kind, pyarrow.list_(text))
+        parquet.write_table(
+            pyarrow.table({'id': range(3), 'caption': pyarrow.array(rows, lists)}), path := tmp_path / 'a.parquet'
+        )
+    found = [captions_of(value, keep_empty=False) for _, value in open_source(path).entries()]
+    expected = [['a dog', 'a fox'], ['a cat', Bad('missing')], [Bad('empty'), 'two cats']]
+    assert found == expected + [[Bad('an empty list')]] * (kind in ('jsonl', 'dataset'))
 
 
 def test_a_sample_without_a_caption_is_counted(tmp_path):

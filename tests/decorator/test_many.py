@@ -80,7 +80,7 @@ def test_every_text_is_encoded_once_for_all_branches():
 def test_conditions_and_rules_that_do_not_fit_each_other():
     model, x = build(), noise(3, 6)
     cases = (
-        ({'texts': [TEXTS, OTHERS]}, ConfigError, '2 conditions were given, but this rule guides towards one: pass guidance='),
+        ({'texts': [TEXTS, OTHERS]}, ConfigError, '2 conditions were given, but this call has one: pass one text'),
         ({'texts': TEXTS, 'guidance': guidance.Compose()}, UsageError, r'several conditions: pass texts=\[\[...\], \[...\]\]'),
         ({'texts': TEXTS, 'guidance': guidance.PerpNeg()}, UsageError, 'steers away from negative texts: pass negative_texts='),
         ({'texts': TEXTS, 'guidance': guidance.CFG() + guidance.Weak()}, UsageError, 'needs a weak pass: pass weak= a dict'),
@@ -90,6 +90,16 @@ def test_conditions_and_rules_that_do_not_fit_each_other():
     for call, error, message in cases:
         with pytest.raises(error, match=message):
             model(x, **call, cond_scale=2.0)
+
+
+def test_several_texts_where_one_is_used_are_refused():
+    """Also in training: a column of several captions for every sample would be read as the captions of different samples."""
+    model, x = build(), noise(3, 6)
+    with pytest.raises(ConfigError, match='2 batches of negative_texts were given, but this rule takes one'):
+        model(x, texts=TEXTS, negative_texts=[TEXTS, OTHERS], cond_scale=2.0)
+    model.train()
+    with pytest.raises(ConfigError, match=r'pass one text for each sample \(of several captions, choose one'):
+        model(x, texts=[TEXTS, OTHERS])
 
 
 @classifier_free_guidance_class_decorator

@@ -189,3 +189,115 @@ def test_a_checkpoint_of_another_model_is_refused_not_left_random(hub, tmp_path)
     save_file({key: value for key, value in weights.items() if 'layer.2' not in key}, path, {'format': 'pt'})
     with pytest.raises(ConfigError, match=r'is not a checkpoint of AutoModel: it lacks 16 weights, such as'):
         HFTextAdapter(tmp_path / 'model').encode(TEXTS)
+
+
+# limits and positions
+
+LATE = {  # type -> how many positions come before the first that a text can use
+    'bert': 0,
+    'roberta': 2,
+    'xlm-roberta': 2,
+    'camembert': 2,
+    'roberta-prelayernorm': 2,
+    'data2vec-text': 2,
+    'mpnet': 2,
+    'longformer': 2,
+    'electra': 0,
+}
+
+
+def with_positions(folder, model_type, **sizes):
+    """A tiny model with 26 positions, and a tokenizer that states no limit."""
+    import transformers
+
+    from tests.tiny_models import tower_sizes, word_tokenizer
+
+    word_tokenizer(bos_token='<s>', pad_token='<pad>', eos_token='</s>', unk_token='<unk>').save_pretrained(folder)
+    more = {'attention_window': 4} if model_type == 'longformer' else {}
+    sizes = {
+        'max_position_embeddings': 26,
+        'pad_token_id': 1,
+        'vocab_size': 60,
+        **tower_sizes(num_hidden_layers=1),
+        **more,
+        **sizes,
+    }
+    config = transformers.AutoConfig.for_model(model_type, **sizes)
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+
+
+@pytest.mark.parametrize('model_type', LATE)
+def test_the_limit_is_the_positions_that_a_text_can_use(tmp_path, model_type):
+    with_positions(tmp_path, model_type)
+    usable = 26 - LATE[model_type]
+    encoder = HFTextAdapter(tmp_path)
+    assert encoder.max_text_len == usable
+    with pytest.warns(UserWarning, match=f'reads at most {usable} tokens of a text and cuts the rest off'):
+        encoding = encoder.encode(['a red ball', 'red ball ' * 30])
+    assert encoding.mask.sum(dim=1).tolist() == [5, usable]
+    assert encoding.tokens.isfinite().all()
+    with pytest.raises(ConfigError, match=f'max_length={usable + 1} is more than the {usable} tokens that'):
+        HFTextAdapter(tmp_path, max_length=usable + 1)
+
+
+def test_positions_start_behind_that_of_the_padding_whatever_its_id(tmp_path):
+    with_positions(tmp_path, 'roberta', pad_token_id=4)
+    assert HFTextAdapter(tmp_path).max_text_len == 21
+
+
+def test_a_user_may_read_more_than_the_tokenizer_states_within_the_positions(tmp_path):
+    with_positions(tmp_path, 'roberta')
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.model_max_length = 12
+    tokenizer.save_pretrained(tmp_path)
+    assert HFTextAdapter(tmp_path).max_text_len == 12
+    assert HFTextAdapter(tmp_path, max_length=24).encode(['red ' * 22]).tokens.shape[1] == 24
+
+
+def test_every_model_of_transformers_whose_positions_start_late_is_known():
+    """By its source: a table of positions with a padding index."""
+    from pathlib import Path
+
+    import transformers
+
+    from classifier_free_guidance_pytorch.text.hugging_face import _POSITIONS_START_LATE
+
+    table = re.compile(r'\bposition_embeddings = [\w.]*Embedding\(\s*config\.max_position_embeddings[^)]*padding_idx')
+    found = set()
+    for file in (Path(transformers.__file__).parent / 'models').glob('*/modeling_*.py'):
+        if table.search(file.read_text(encoding='utf-8')):
+            for config in file.parent.glob('configuration_*.py'):
+                found |= set(re.findall(r'model_type[^=\n]*= "([^"]+)"', config.read_text(encoding='utf-8')))
+    # no text models, wholes of multimodal models, and one whose padding is at position 0 as well
+    other = {'evolla', 'pp_doclayout_v2', 'altclip', 'bridgetower', 'clap', 'lxmert'} | {
+        name for name in found if re.search('vision|audio', name)
+    }
+    assert 'roberta' in found
+    assert found - other - _POSITIONS_START_LATE == set()
+
+
+# code that comes with a model
+
+
+def test_code_of_a_repository_is_never_run(tmp_path, monkeypatch):
+    """Neither at once nor after a question on the terminal, which would be answered with yes here."""
+    import io
+    import json
+    import sys
+
+    def add(file, **content):
+        (tmp_path / file).write_text(json.dumps({**json.loads((tmp_path / file).read_text()), **content}))
+
+    with_positions(tmp_path, 'bert')
+    ran = tmp_path / 'ran'
+    (tmp_path / 'code.py').write_text(f"open({str(ran)!r}, 'w')\nclass Own: pass")
+    monkeypatch.setattr(sys, 'stdin', io.StringIO('y\n' * 9))
+    add('tokenizer_config.json', tokenizer_class='Own', auto_map={'AutoTokenizer': ['code.Own', None]})
+    HFTextAdapter(tmp_path).encode(['a red ball'])  # transformers has a tokenizer of its own for a BERT
+    add('config.json', model_type='own', auto_map={'AutoConfig': 'code.Own', 'AutoModel': 'code.Own'})
+    with pytest.raises(ConfigError, match='cannot be read without code from its own repository, and this library never runs'):
+        HFTextAdapter(tmp_path).encode(['a red ball'])
+    assert not ran.exists()

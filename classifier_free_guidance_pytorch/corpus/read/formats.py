@@ -1,8 +1,8 @@
 """The captions in a file, one reader per format.
 
 A reader yields the place of every entry of the file (a line, a row, the key of a sample) and its value: a string, bytes that
-should be UTF-8, a value of any other type, or a `Bad` entry with the reason. It never raises because of one entry; a file that
-cannot be read at all is a `ConfigError`. Files are read as streams: memory does not grow with them.
+should be UTF-8, a list of those, a value of any other type, or a `Bad` entry with the reason. It never raises because of one
+entry; a file that cannot be read at all is a `ConfigError`. Files are read as streams: memory does not grow with them.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ def read_jsonl(path: Path, column: str) -> Iterator[Entry]:
 
 
 def jsonl_columns(path: Path) -> list[str]:
-    """Return the keys of the first objects, without those whose values are not strings."""
+    """Return the keys of the first objects, without those whose values are neither strings nor lists of strings."""
     kinds: dict[str, set[type]] = {}
     for _, line in islice(read_lines(path), _PEEKED):
         parsed = _parse_json(line)
         for key, value in parsed.items() if isinstance(parsed, dict) else ():
-            kinds.setdefault(key, set()).add(type(value))
+            kinds.setdefault(key, set()).update(map(type, value) if isinstance(value, list) else [type(value)])
     return [key for key, found in kinds.items() if str in found or found == {type(None)}]
 
 
@@ -209,7 +209,7 @@ def read_parquet(path: Path, column: str) -> Iterator[Entry]:
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """Return the columns of strings; no other can hold captions."""
+    """Return the columns of strings and of lists of strings; no other can hold captions."""
     return [field.name for field in _parquet(path).schema_arrow if is_text(field.type)]
 
 
@@ -239,16 +239,24 @@ def import_pyarrow() -> Any:
 
 
 def is_text(kind: Any) -> bool:
-    """Return whether an Arrow type holds strings, plainly or as a dictionary."""
+    """Return whether an Arrow type holds strings, plainly, as a dictionary or in lists."""
     types = import_pyarrow().types
-    if types.is_dictionary(kind):
+    if types.is_dictionary(kind) or _is_list(kind):
         return is_text(kind.value_type)
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
-def arrow_values(array: Any) -> list[bytes | None]:
-    """Return the strings of an Arrow array as bytes: Arrow does not guarantee that they are UTF-8."""
+def _is_list(kind: Any) -> bool:
+    """Return whether an Arrow type holds lists."""
+    types = import_pyarrow().types
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def arrow_values(array: Any) -> list[Any]:
+    """Return the strings of an Arrow array, or its lists of strings, as bytes: Arrow does not guarantee that they are UTF-8."""
     pyarrow = import_pyarrow()
+    if _is_list(array.type):
+        return array.cast(pyarrow.large_list(pyarrow.large_binary())).to_pylist()
     if pyarrow.types.is_dictionary(array.type):
         array = array.dictionary_decode() if hasattr(array, 'dictionary_decode') else array.cast(array.type.value_type)
     return array.cast(pyarrow.large_binary()).to_pylist()

@@ -121,8 +121,14 @@ def open_source(
     return found if limit is None else LimitedSource(found, limit)
 
 
+def captions_of(value: Any, keep_empty: bool) -> list[str | Bad]:
+    """Return the captions in an entry's value, a string or a list of strings, or the reason why there is none."""
+    values = value if isinstance(value, list) else [value]
+    return [caption_of(one, keep_empty) for one in values or [Bad('an empty list')]]
+
+
 def caption_of(value: Any, keep_empty: bool) -> str | Bad:
-    """Return the caption in an entry's value, or the reason why there is none.
+    """Return the caption in a value, or the reason why there is none.
 
     Example:
         >>> caption_of(b'a dog', keep_empty=False), caption_of(None, keep_empty=False), caption_of(' ', keep_empty=False)

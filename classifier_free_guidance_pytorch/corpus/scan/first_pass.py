@@ -16,7 +16,7 @@ from typing import BinaryIO
 import torch
 
 from classifier_free_guidance_pytorch.corpus.read.formats import Bad, Place
-from classifier_free_guidance_pytorch.corpus.read.sources import Source, caption_of
+from classifier_free_guidance_pytorch.corpus.read.sources import Source, captions_of
 from classifier_free_guidance_pytorch.corpus.scan.merging import Merged, merge_equal
 from classifier_free_guidance_pytorch.corpus.store.layout import CAPTIONS
 from classifier_free_guidance_pytorch.corpus.store.shards import caption_digest, write_captions, write_index
@@ -122,15 +122,15 @@ def _spool(source: Source, scratch: Path, keep_empty: bool, progress: Callable[[
     ):
         for position, (place, value) in enumerate(source.entries()):
             progress(1)
-            caption = caption_of(value, keep_empty)
-            if isinstance(caption, Bad):
-                skipped.add(caption.reason, place)
-                continue
-            text = caption.encode()
-            texts.write(len(text).to_bytes(4, 'little'))
-            texts.write(text)
-            digests.write(caption_digest(text))
-            positions.write(position.to_bytes(8, 'little'))
+            for caption in captions_of(value, keep_empty):
+                if isinstance(caption, Bad):
+                    skipped.add(caption.reason, place)
+                    continue
+                text = caption.encode()
+                texts.write(len(text).to_bytes(4, 'little'))
+                texts.write(text)
+                digests.write(caption_digest(text))
+                positions.write(position.to_bytes(8, 'little'))
     return skipped
 
 

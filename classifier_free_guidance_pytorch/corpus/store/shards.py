@@ -78,7 +78,7 @@ def write_index(directory: Path, rows: Tensor, positions: Tensor, hashes: Tensor
     Args:
         directory: The store.
         rows: `(captions,)`, the row of every caption of the store; equal captions share a row.
-        positions: `(captions,)`, increasing, the caption's position in the input, counted from 0 with the skipped entries.
+        positions: `(captions,)`, never decreasing, the caption's position in the input, counted from 0 with the skipped entries.
         hashes: `(unique,)`, `caption_hash` of the different captions, sorted.
         hash_rows: `(unique,)`, the row of the caption with that hash.
 
