@@ -170,4 +170,6 @@ def aligned(scale: Scale, like: Tensor, name: str = 'scale', *, wide: bool = Fal
             f'{name} of shape {shape} does not broadcast to predictions of shape {target}; '
             f'give a number, one value per sample ({target[0]},), or a shape that broadcasts, such as {per_sample(like)}'
         )
-    return scale.to(device=like.device, dtype=torch.promote_types(like.real.dtype, torch.float32) if wide else like.dtype)
+    dtype = torch.promote_types(like.real.dtype, torch.float32) if wide else like.dtype
+    # what a schedule made on the CPU need not be waited for: CUDA has read memory that is not pinned before the call returns
+    return scale.to(device=like.device, dtype=dtype, non_blocking=scale.device.type == 'cpu' and like.device.type == 'cuda')

@@ -1,0 +1,55 @@
+"""The steps of a run, the most important first."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks.gpu.running import Step
+
+
+def all_steps(device: str, tiny: bool, tests: str = '') -> list[Step]:
+    """Return every step.
+
+    Args:
+        device: `cuda`, or `cpu` for a dry run.
+        tiny: Networks and sizes that say whether everything runs, and nothing else.
+        tests: Which tests of `tests/gpu` to run, as an expression for pytest's `-k`.
+    """
+    python, small = (sys.executable, '-m'), (('--tiny',) if tiny else ())
+
+    def speed(part: str, what: str, limit: float, *more: str) -> Step:
+        command = ('benchmarks', part, '--device', device, '--out', '{folder}', '--quiet', *more, *small)
+        return Step(f'speed-{part}', what, (*python, *command), limit)
+
+    def train(model: str, limit: float) -> Step:
+        command = ('benchmarks.gpu.train', model, '--seconds', '{seconds}', '--device', device, '--out', '{folder}', *small)
+        return Step(
+            f'train-{model}', f'the {model} model, in the time that is left', (*python, *command), limit, 5 if tiny else 60
+        )
+
+    facts = ('benchmarks.gpu.facts', '--device', device, '--out', '{folder}', *small)
+    tests = (
+        'pytest',
+        'tests/gpu',
+        '-q',
+        '-p',
+        'no:cacheprovider',
+        '--durations=8',
+        '--junitxml',
+        '{folder}/tests.xml',
+        '-k',
+        tests,
+    )
+    return [
+        Step('facts', 'the machine, its versions and its ceilings', (*python, *facts), 60),
+        Step('correctness', 'every law on the device', (*python, *tests), 200),
+        speed('steps', 'a guided step over two passes by hand', 60, '--rounds', '12'),
+        speed('dispatch', 'what a call costs beside its passes', 30),
+        speed('kernels', 'the kernels of a step beside those by hand', 60),
+        speed('rules', 'every rule against diffusers', 40, '--rounds', '8'),
+        speed('compile', 'compiled steps', 120, '--rounds', '8'),
+        speed('training', 'a training step over the same by hand', 40, '--rounds', '8'),
+        speed('memory', 'the peak of a step over the same by hand', 40),
+        train('shapes', 480),
+        train('emoji', 480),
+    ]
