@@ -16,7 +16,7 @@ NAMES = {
     'TextConditioner', 'AttentionTextConditioner', 'ConcatTextConditioner', 'NullConditioner', 'TextEmbeddingReturner',
     'classifier_free_guidance', 'classifier_free_guidance_class_decorator',
     'T5Adapter', 'OpenClipAdapter', 'BGEAdapter', 'HFTextAdapter', 'TextEncoding', 'guidance',
-    'CallKeywords', 'CondFns', 'PreparedCondition', 'TextCondReturn', 'TextConditionKeywords', 'TextConditioned',
+    'CallKeywords', 'CondFns', 'Precomputed', 'PreparedCondition', 'TextCondReturn', 'TextConditionKeywords', 'TextConditioned',
 }  # fmt: skip
 
 # Third-party packages that `import torch` leaves alone and that this library may load on top of it.

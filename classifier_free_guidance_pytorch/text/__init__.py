@@ -3,6 +3,7 @@
 from classifier_free_guidance_pytorch.text.base import Encoder, TextEncoder, encode_with
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
 from classifier_free_guidance_pytorch.text.identity import EncoderIdentity, identity_of
+from classifier_free_guidance_pytorch.text.precomputed import Precomputed
 from classifier_free_guidance_pytorch.text.recent import RecentCache
 from classifier_free_guidance_pytorch.text.registry import build_encoder, build_encoders
 from classifier_free_guidance_pytorch.text.texts import Batch, as_texts, shorten
@@ -11,6 +12,7 @@ __all__ = [
     'Batch',
     'Encoder',
     'EncoderIdentity',
+    'Precomputed',
     'RecentCache',
     'TextEncoder',
     'TextEncoding',

@@ -15,7 +15,7 @@ class EncoderIdentity:
     """What distinguishes one encoder's features from another's. Device and precision are not part of it.
 
     Attributes:
-        type: The adapter's class, such as `'T5Adapter'`.
+        type: The adapter's class, such as `'T5Adapter'`; empty for features of which it is not known who made them.
         name: The model, as it was named to its encoder; empty for an object without a name.
         revision: The commit of the model's files or a digest of its weights; None where it is unknown.
         settings: What else decides the features, such as `(('layer', -1), ('pooling', 'mean'))`, sorted by name.
@@ -25,13 +25,15 @@ class EncoderIdentity:
         T5Adapter 'google/t5-v1_1-base' (revision 'a1b2')
     """
 
-    type: str
+    type: str = ''
     name: str = ''
     revision: str | None = None
     settings: tuple[tuple[str, Any], ...] = ()
 
     def matches(self, other: EncoderIdentity) -> bool:
-        """Return whether both can be the same encoder; a revision that is unknown matches every revision."""
+        """Return whether both can be the same encoder; what is unknown, an encoder or its revision, matches everything."""
+        if not (self.type and other.type):
+            return True
         same_revision = self.revision is None or other.revision is None or self.revision == other.revision
         return same_revision and (self.type, self.name, self.settings) == (other.type, other.name, other.settings)
 

@@ -34,7 +34,7 @@ from classifier_free_guidance_pytorch.corpus.store.reading import (
     open_columns,
 )
 from classifier_free_guidance_pytorch.errors import ConfigError, StoreError, UnknownCaptionError, checked
-from classifier_free_guidance_pytorch.text import TextEncoding, shorten
+from classifier_free_guidance_pytorch.text import Precomputed, TextEncoding, shorten
 
 StoreItem: TypeAlias = TextEncoding | tuple[TextEncoding, ...]  # what `store[...]` returns
 
@@ -69,7 +69,8 @@ class EmbeddingStore:
     Attributes:
         directory: The folder, absolute.
         manifest: What the store consists of.
-        encoders: The records of the encoders that are read.
+        encoders: What stands for the encoders that are read, as `model_types` of a conditioner that trains on this store: no
+            encoder and none of its files are needed.
         captions: The captions, in the order of the input.
 
     Raises:
@@ -100,7 +101,7 @@ class EmbeddingStore:
     ) -> None:
         self.directory = Path(directory).absolute()
         self.manifest = _read_manifest(self.directory)
-        self.encoders = _choose_encoders(self.manifest.plan, encoders, pooled, tokens)
+        self._records = _choose_encoders(self.manifest.plan, encoders, pooled, tokens)
         self.pooled, self.tokens = pooled, tokens
         self.check_rows, self.check_encoders = check_rows, check_encoders
         for record in self.manifest.files.values():
@@ -113,6 +114,18 @@ class EmbeddingStore:
         return self.manifest.plan
 
     @property
+    def encoders(self) -> tuple[Precomputed, ...]:
+        """What stands for the encoders that are read, in a conditioner without them."""
+        return tuple(
+            Precomputed(
+                dim_latent=record.dim_tokens,
+                dim_pooled=record.dim_pooled,
+                origin=record.identity if self.check_encoders else None,
+            )
+            for record in self._records
+        )
+
+    @property
     def captions(self) -> Captions:
         """The captions, in the order of the input."""
         return Captions(self)
@@ -121,7 +134,7 @@ class EmbeddingStore:
         return self.plan.captions
 
     def __repr__(self) -> str:
-        made_by = ', '.join(str(encoder.identity) for encoder in self.encoders)
+        made_by = ', '.join(str(record.identity) for record in self._records)
         return f'EmbeddingStore({str(self.directory)!r}: {len(self):,} captions by {made_by})'
 
     def __contains__(self, caption: object) -> bool:
@@ -137,7 +150,7 @@ class EmbeddingStore:
             StoreError: A file is not as it was written.
         """
         rows = [self._row(entry) for entry in self._entries(index)]
-        encodings = tuple(self._encoding(encoder, rows) for encoder in self.encoders)
+        encodings = tuple(self._encoding(record, rows) for record in self._records)
         return encodings[0] if len(encodings) == 1 else encodings
 
     def input_position(self, index: int) -> int:
