@@ -186,7 +186,7 @@ def test_ci_runs_on_every_python_version_that_is_promised(metadata):
 def copied_scripts(folder: Path) -> Path:
     shutil.copytree(ROOT / 'scripts', folder / 'scripts')
     (folder / 'demo').mkdir()
-    for name in ('setup.py', 'pyproject.toml', 'constraints.txt', 'demo/setup.py', 'demo/pyproject.toml'):
+    for name in ('setup.py', 'pyproject.toml', 'constraints.txt', 'no_deps.txt', 'demo/setup.py', 'demo/pyproject.toml'):
         shutil.copy(ROOT / name, folder / name)
     return folder / 'scripts'
 
@@ -226,7 +226,9 @@ def ready(tmp_path) -> Path:
 
 def test_both_distributions_are_installed_at_once_and_again_when_either_changes(ready):
     installing = 'pip install --constraint constraints.txt --editable .[test] --editable ./demo'
-    assert installing in run_script(ready / 'test', '-x').stdout
+    first = run_script(ready / 'test', '-x').stdout
+    assert installing in first
+    assert 'pip install --quiet --no-deps --requirement no_deps.txt' in first
     again = run_script(ready / 'test', '-x').stdout
     assert installing not in again
     assert 'asked: -m pytest --numprocesses auto --maxprocesses 8 -x' in again
