@@ -46,6 +46,14 @@ class Concat(nn.Module):
         self.norm = nn.LayerNorm(dim_hidden)
         self.joint = nn.Linear(dim_hidden + dim, dim_hidden)
         self.out = nn.Linear(dim_hidden, dim_hidden)
+        self.register_load_state_dict_pre_hook(self._join)
+
+    @staticmethod
+    def _join(module: nn.Module, weights: dict[str, Any], prefix: str, *unused: Any) -> None:
+        """Join the two layers in which the library keeps `joint`."""
+        hidden, text = (weights.pop(f'{prefix}joint_{half}.weight') for half in ('hidden', 'text'))
+        weights[f'{prefix}joint.weight'] = torch.cat((hidden, text), dim=1)
+        weights[f'{prefix}joint.bias'] = weights.pop(f'{prefix}joint_text.bias')
 
     def forward(self, hiddens: Tensor, stem: Tensor) -> Tensor:
         x = self.norm(sequence(hiddens) if self.channel_first else hiddens)

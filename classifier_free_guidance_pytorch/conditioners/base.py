@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, overload
 
 import torch
@@ -29,7 +30,7 @@ from classifier_free_guidance_pytorch.conditioners.prepared import (
 )
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, Texts, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
-from classifier_free_guidance_pytorch.layers import CondFn
+from classifier_free_guidance_pytorch.layers import CondFn, Place, place_of
 from classifier_free_guidance_pytorch.text import Batch, Encoder, RecentCache, TextEncoding
 
 Null: TypeAlias = Literal['learned', 'zeros', 'empty']
@@ -94,9 +95,9 @@ class Conditioner(nn.Module, ABC):
         """Return what 0.7.1's method of this name returned: pooled features for FiLM, projected tokens for attention."""
 
     @property
-    def weight(self) -> Tensor:
-        """The first weight of the conditioner: text features take its device and dtype."""
-        return next(self.parameters())
+    def place(self) -> Place:
+        """The device and dtype in which text features are made: those of the layer that reads them."""
+        return place_of(self)
 
     def bind(self, branch: BranchCondition, repeat_batch: int | Sequence[int] = 1) -> CondFns:
         """Return one callable per hidden dimension; identities for a conditioner without layers."""
@@ -160,6 +161,8 @@ class Conditioner(nn.Module, ABC):
             ConfigError: Neither or both of `texts` and `text_embeds`, or an argument out of range.
             ShapeError: Embeddings that do not fit the conditioner.
         """
+        if isinstance(texts, FunctionType):  # a method that reads weights is run as a call, which is when offloading brings them
+            return texts(self)
         self.check_repeat(repeat_batch)
         check_one_of(texts, text_embeds)
         known = None if texts is None else self.source.texts(texts)
@@ -182,7 +185,7 @@ class Conditioner(nn.Module, ABC):
 
     def encode_texts(self, texts: Batch[str]) -> Encodings:
         """Run the frozen encoders: one `TextEncoding` per encoder. Store it, and train on it as `text_embeds`."""
-        return self.source.encode(self.source.texts(texts), self.weight.device, self.weight.dtype, remember=not self.training)
+        return self.source.encode(self.source.texts(texts), self.place, remember=not self.training)
 
     @torch.inference_mode(False)  # ordinary tensors, which may meet others that require a gradient
     @torch.no_grad()
@@ -264,8 +267,8 @@ class Conditioner(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the conditioner's weights are."""
-        return self.weight.device
+        """Where the conditioner computes."""
+        return self.place.device
 
 
 def _forget(conditioner: Conditioner, incompatible_keys: Any) -> None:

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.conditioners.base import Conditioner, TextEmbeds, check_hidden_dims
@@ -51,12 +50,6 @@ class NullConditioner(Conditioner):
                 f'hidden_dims alone: {", ".join(known)}'
             )
         super().__init__(hidden_dims, TextSource(), 0.0, True, 'zeros')
-        self.register_buffer('_anchor', torch.zeros(()), persistent=False)
-
-    @property
-    def weight(self) -> Tensor:
-        anchor: Tensor = self._anchor  # type: ignore[assignment]
-        return anchor
 
     def branch(
         self,

@@ -19,7 +19,7 @@ from classifier_free_guidance_pytorch.conditioners.prepared import BranchConditi
 from classifier_free_guidance_pytorch.conditioners.reader import TextReader
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
-from classifier_free_guidance_pytorch.layers import Concat, FiLM
+from classifier_free_guidance_pytorch.layers import Concat, FiLM, Place, place_of
 from classifier_free_guidance_pytorch.rows import Rows
 from classifier_free_guidance_pytorch.text import Batch
 
@@ -61,6 +61,10 @@ class PooledConditioner(TextReader[Pooled]):
         if null == 'learned':
             self.null_text_embed = nn.Parameter(torch.randn(dim))
 
+    @property
+    def place(self) -> Place:
+        return place_of(self.text_embed_stem_mlp, self)
+
     def embed_texts(self, texts: Batch[str]) -> Tensor:
         """Return the pooled features of all encoders side by side, `(b, sum of dim_pooled)`; frozen, safe to store."""
         return self.read_encodings(self.encode_texts(texts)).feature
@@ -81,14 +85,18 @@ class PooledConditioner(TextReader[Pooled]):
                 f'text_embeds of a {type(self).__name__} is one pooled feature per text, (b, {self.dim_latent}), but got '
                 f'{got}: pass what its own embed_texts or encode_texts returns'
             )
-        return Pooled(embeds.to(self.weight))
+        return Pooled(self.place.put(embeds))
 
     def null_features(self) -> Pooled:
         if self.null == 'learned':
-            return Pooled(self.null_text_embed.unsqueeze(0))  # (1, dim)
+            return Pooled(nn.Module.__call__(self, PooledConditioner.learned_null))
         if self.null == 'zeros':
-            return Pooled(self.weight.new_zeros(1, self.dim_latent))
-        return self.read_encodings(self.source.encode_empty(self.weight.device, self.weight.dtype))
+            return Pooled(self.place.zeros(1, self.dim_latent))
+        return self.read_encodings(self.source.encode_empty(self.place))
+
+    def learned_null(self) -> Tensor:
+        """Return the learned feature of no text, `(1, dim)`."""
+        return self.place.put(self.null_text_embed.unsqueeze(0))
 
     def drop(self, features: Pooled, keep: Tensor) -> Pooled:
         if keep.shape[1] > 1:  # one column per encoder, as wide as its feature

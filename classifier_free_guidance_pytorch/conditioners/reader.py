@@ -75,12 +75,12 @@ class TextReader(Conditioner, Generic[Features]):
         elif features.rows * repeat_batch == batch:
             features = features.repeat(repeat_batch)
         # in training the null takes part in every step, so that no parameter is ever unused under DDP
-        return self.condition(self.drop(features, keep_mask(drop_prob, features.rows, self.weight.device)))
+        return self.condition(self.drop(features, keep_mask(drop_prob, features.rows, self.place.device)))
 
     def null_branch(self, texts: Texts | None = None, text_embeds: TextEmbeds | None = None) -> BranchCondition:
         if texts is None and text_embeds is None and self.training:
             features = self.null_features()
-            return self.condition(self.drop(features, torch.zeros(1, 1, dtype=torch.bool, device=self.weight.device)))
+            return self.condition(self.drop(features, torch.zeros(1, 1, dtype=torch.bool, device=self.place.device)))
         if not self.null_depends_on_text or (texts is None and text_embeds is None):
             return self._remembered('null', (), lambda: self.null_condition(None))
         return self._remembered('null', texts, lambda: self.null_condition(self.read(texts, text_embeds)))
@@ -88,11 +88,11 @@ class TextReader(Conditioner, Generic[Features]):
     def read(self, texts: Texts | None, text_embeds: TextEmbeds | None) -> Features:
         """Return the features of texts, or of embeddings made earlier; exactly one of the two is given."""
         if texts is not None:
-            encodings = self.source.encode(texts, self.weight.device, self.weight.dtype, remember=not self.training)
+            encodings = self.source.encode(texts, self.place, remember=not self.training)
             features = self.read_encodings(encodings)
             if torch.compiler.is_compiling() or None not in texts:  # a compiler would specialise on every string it sees
                 return features
-            keep = torch.tensor([[text is not None] for text in texts], device=self.weight.device)  # (b, 1)
+            keep = torch.tensor([[text is not None] for text in texts], device=self.place.device)  # (b, 1)
             return self.drop(features, keep)
         if isinstance(text_embeds, TextEncoding):
             text_embeds = (text_embeds,)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
+from classifier_free_guidance_pytorch.layers import Place
 from classifier_free_guidance_pytorch.text import (
     Encoder,
     RecentCache,
@@ -60,28 +61,28 @@ class TextSource:
             return texts
         return as_texts(texts, name, allow_none)
 
-    def encode(self, texts: Texts, device: torch.device, dtype: torch.dtype, remember: bool) -> Encodings:
+    def encode(self, texts: Texts, place: Place, remember: bool) -> Encodings:
         """Return one encoding per encoder. With `remember`, the last few batches of texts cost nothing when they come again."""
         if not torch.compiler.is_compiling():
-            return self._recall(texts, device, dtype, remember)
+            return self._recall(texts, place, remember)
         # one graph break here, and none in a tokenizer; a compiler would also specialise on every string it sees
         disable: Any = torch.compiler.disable
-        encodings: Encodings = disable(lambda: self._recall(as_texts(texts), device, dtype, remember))()
+        encodings: Encodings = disable(lambda: self._recall(as_texts(texts), place, remember))()
         return encodings
 
-    def _recall(self, texts: Texts, device: torch.device, dtype: torch.dtype, remember: bool) -> Encodings:
+    def _recall(self, texts: Texts, place: Place, remember: bool) -> Encodings:
         """`encode`, outside any compiled graph; a text that is None is encoded as the empty one."""
         said = tuple('' if text is None else text for text in texts)
         if not remember:
-            return self._encode(said, device, dtype)
-        return self._memo.get((said, device, dtype), lambda: self._encode(said, device, dtype))
+            return self._encode(said, place)
+        return self._memo.get((said, place), lambda: self._encode(said, place))
 
-    def encode_empty(self, device: torch.device, dtype: torch.dtype) -> Encodings:
+    def encode_empty(self, place: Place) -> Encodings:
         """Return the encoding of the empty string, made once."""
-        return self._empty.get((device, dtype), lambda: self._encode(('',), device, dtype))
+        return self._empty.get(place, lambda: self._encode(('',), place))
 
-    def _encode(self, texts: tuple[str, ...], device: torch.device, dtype: torch.dtype) -> Encodings:
-        return tuple(encode_with(encoder, texts, device=device, dtype=dtype) for encoder in self.encoders)
+    def _encode(self, texts: tuple[str, ...], place: Place) -> Encodings:
+        return tuple(encode_with(encoder, texts, device=place.device, dtype=place.dtype) for encoder in self.encoders)
 
     def checked(self, encodings: Sequence[TextEncoding]) -> Encodings:
         """Return encodings that these encoders can have made.

@@ -20,7 +20,7 @@ from classifier_free_guidance_pytorch.conditioners.prepared import BranchConditi
 from classifier_free_guidance_pytorch.conditioners.reader import TextReader
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
-from classifier_free_guidance_pytorch.layers import CrossAttention
+from classifier_free_guidance_pytorch.layers import CrossAttention, Place, place_of
 from classifier_free_guidance_pytorch.rows import Rows
 from classifier_free_guidance_pytorch.text import Batch
 
@@ -59,6 +59,10 @@ class TokenConditioner(TextReader[Tokens]):
         self.text_embed_pad_value = text_embed_pad_value
         self.to_latent_dims = nn.ModuleList(nn.Linear(dim, self.dim_latent) for dim in source.dims_latent)
 
+    @property
+    def place(self) -> Place:
+        return place_of(self.to_latent_dims, self)
+
     def embed_texts(self, texts: Batch[str]) -> TextCondReturn:
         """Return the projected tokens and their mask, as 0.7.1's method did (there without the mask).
 
@@ -68,15 +72,15 @@ class TokenConditioner(TextReader[Tokens]):
         return TextCondReturn(tokens.masked_fill(~mask.unsqueeze(-1), self.text_embed_pad_value), mask)
 
     def read_encodings(self, encodings: Encodings) -> Tokens:
-        weight = self.weight
+        place = self.place
         if any(encoding.tokens.shape[1] == 0 for encoding in encodings):
             raise ShapeError(
                 f'a {type(self).__name__} reads tokens, and these text_embeds hold pooled features only: store tokens as well, '
                 'or condition by FiLM'
             )
         pairs = zip(self.to_latent_dims, encodings, strict=True)
-        tokens = tuple(project(encoding.tokens.to(weight)) for project, encoding in pairs)
-        return Tokens(tokens, tuple(encoding.mask.to(weight.device) for encoding in encodings))
+        tokens = tuple(project(place.put(encoding.tokens)) for project, encoding in pairs)
+        return Tokens(tokens, tuple(encoding.mask.to(place.device) for encoding in encodings))
 
     def read_embeds(self, embeds: Tensor | TextCondReturn) -> Tokens:
         embed, mask = embeds if isinstance(embeds, TextCondReturn) else (embeds, None)
@@ -92,15 +96,24 @@ class TokenConditioner(TextReader[Tokens]):
                 f'the mask of text_embeds {tuple(embed.shape)} is boolean and of shape {tuple(embed.shape[:2])}, '
                 f'but got {mask.dtype} of {tuple(mask.shape)}'
             )
-        return Tokens((embed.to(self.weight),), (mask.to(self.weight.device),))
+        place = self.place
+        embed = place.put(embed)
+        if self.training:  # the projection has no part in these tokens, but every parameter needs a gradient, if only zero
+            unused = torch.stack(self.null_tokens(place)).sum(dim=0)  # (1, 1, d)
+            embed = torch.where(torch.ones(1, 1, 1, dtype=torch.bool, device=place.device), embed, unused)
+        return Tokens((embed,), (mask.to(place.device),))
 
     def null_features(self) -> Tokens:
-        weight = self.weight
+        place = self.place
         if self.null == 'empty':
-            return self.read_encodings(self.source.encode_empty(weight.device, weight.dtype))
-        masks = tuple(torch.zeros(1, 1, dtype=torch.bool, device=weight.device) for _ in self.to_latent_dims)
+            return self.read_encodings(self.source.encode_empty(place))
+        masks = tuple(torch.zeros(1, 1, dtype=torch.bool, device=place.device) for _ in self.to_latent_dims)
+        return Tokens(self.null_tokens(place), masks)
+
+    def null_tokens(self, place: Place) -> tuple[Tensor, ...]:
+        """Return a projected token of zeros for each encoder, `(1, 1, d)`."""
         pairs = zip(self.to_latent_dims, self.source.dims_latent, strict=True)
-        return Tokens(tuple(project(weight.new_zeros(1, 1, dim)) for project, dim in pairs), masks)
+        return tuple(project(place.zeros(1, 1, dim)) for project, dim in pairs)
 
     def drop(self, features: Tokens, keep: Tensor) -> Tokens:
         encoders = len(features.tokens)
@@ -194,12 +207,11 @@ class AttentionTextConditioner(TokenConditioner):
     def null_condition(self, features: Tokens | None) -> BranchCondition:
         if self.null == 'empty':
             return self.condition(self.null_features())
-        weight, layers = self.weight, cast(Iterable[Any], self.conditioners)
-        kind, dtype = weight.device.type, weight.dtype
-        if torch.is_autocast_enabled(kind) and dtype is not torch.float64:  # which projected tokens would have
-            dtype = torch.get_autocast_dtype(kind)
-        embed = torch.zeros(1, 1, self.dim_latent, device=weight.device, dtype=dtype)  # (1, 1, d)
-        text_cond = TextCondReturn(embed, torch.zeros(1, 1, device=weight.device, dtype=torch.bool))
+        (device, dtype), layers = self.place, cast(Iterable[Any], self.conditioners)
+        if torch.is_autocast_enabled(device.type) and dtype is not torch.float64:  # which projected tokens would have
+            dtype = torch.get_autocast_dtype(device.type)
+        embed = torch.zeros(1, 1, self.dim_latent, device=device, dtype=dtype)  # (1, 1, d)
+        text_cond = TextCondReturn(embed, torch.zeros(1, 1, device=device, dtype=torch.bool))
         return BranchCondition(tuple(layer.null_condition() for layer in layers), text_cond)
 
     def check_attention(self) -> None:

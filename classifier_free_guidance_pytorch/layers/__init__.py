@@ -10,5 +10,6 @@ from classifier_free_guidance_pytorch.layers.attention import CrossAttention
 from classifier_free_guidance_pytorch.layers.concat import Concat
 from classifier_free_guidance_pytorch.layers.condition import CondFn, Condition, ConditioningLayer
 from classifier_free_guidance_pytorch.layers.film import FiLM
+from classifier_free_guidance_pytorch.layers.place import Place, place_of
 
-__all__ = ['Concat', 'CondFn', 'Condition', 'ConditioningLayer', 'CrossAttention', 'FiLM']
+__all__ = ['Concat', 'CondFn', 'Condition', 'ConditioningLayer', 'CrossAttention', 'FiLM', 'Place', 'place_of']

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from classifier_free_guidance_pytorch.layers.condition import (
     rows_like,
     to_sequence,
 )
+from classifier_free_guidance_pytorch.layers.place import place_of
 
 Combine: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -59,10 +60,7 @@ class Attention(nn.Module):
         self.dim_head, self.heads, self.flash = dim_head, heads, flash
         self.norm = nn.LayerNorm(dim_hidden)
         self.context_norm = nn.LayerNorm(dim)
-        if learned_null:
-            self.null_kv = nn.Parameter(torch.randn(2, 1, dim_head))
-        else:
-            self.register_buffer('null_kv', torch.zeros(2, 1, dim_head), persistent=False)
+        self.null_kv = nn.Parameter(torch.randn(2, 1, dim_head)) if learned_null else None
         self.to_q = nn.Linear(dim_hidden, dim_head * heads, bias=False)
         self.to_kv = nn.Linear(dim, dim_head * 2, bias=False)
         self.to_out = nn.Linear(dim_head * heads, dim_hidden, bias=False)
@@ -71,23 +69,26 @@ class Attention(nn.Module):
     def key_values(self, tokens: Tensor, mask: Tensor) -> KeyValues:
         """Return keys and values of the tokens `(b, n, dim)`, after the null ones."""
         keys_values = self.to_kv(self.context_norm(tokens))
-        null = self.null_kv.to(keys_values.dtype).flatten().expand(tokens.shape[0], 1, -1)  # keys first, as in to_kv
+        null = self.null().to(keys_values.dtype).flatten().expand(tokens.shape[0], 1, -1)  # keys first, as in to_kv
         keys, values = torch.cat((null, keys_values), dim=1).chunk(2, dim=-1)
         return KeyValues(keys, values, F.pad(mask, (1, 0), value=True))
 
+    def null(self) -> Tensor:
+        """Return the null key and value, `(2, 1, dim_head)`."""
+        return place_of(self).zeros(2, 1, self.dim_head) if self.null_kv is None else self.null_kv
+
     def null_key_values(self) -> KeyValues:
         """Return the null key and value alone, for any batch."""
-        return KeyValues(
-            self.null_kv[0, None], self.null_kv[1, None], torch.ones(1, 1, dtype=torch.bool, device=self.null_kv.device)
-        )
+        key, value = self.null()  # (1, dim_head) each
+        return KeyValues(key[None], value[None], torch.ones(1, 1, dtype=torch.bool, device=key.device))
 
     def null_row(self) -> Row:
         """Return what `forward` gives at every position where only the null key is left: a softmax over one key is 1."""
-        return Row(self.to_out(self.null_kv[1].repeat(1, self.heads)))
+        return Row(self.to_out(self.null()[1].repeat(1, self.heads)))
 
     def queries(self, x: Tensor) -> Tensor:
         """Return queries of the sequence `(b, n, dim_hidden)` with the heads folded in: `(b, n * heads, dim_head)`."""
-        queries: Tensor = self.to_q(self.norm(x.to(self.norm.weight.dtype)))
+        queries: Tensor = self.to_q(self.norm(x.to(place_of(self.norm).dtype)))
         return queries.view(x.shape[0], x.shape[1] * self.heads, self.dim_head)
 
     def attend(self, queries: Tensor, condition: KeyValues) -> Tensor:
@@ -101,7 +102,15 @@ class Attention(nn.Module):
         mask = to_text.mask[:, None, None]
         return F.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), attn_mask=mask).squeeze(1)
 
-    def forward(self, x: Tensor, condition: KeyValues | Extrapolated) -> Tensor:
+    def forward(self, x: Tensor | Callable[..., Any], *given: Any) -> Any:
+        """Run the attention; or another method, `attn(Attention.key_values, tokens, mask)`.
+
+        A library that offloads, gathers or casts weights does so around a call of the module that owns them.
+        """
+        return self.attended(x, *given) if isinstance(x, Tensor) else x(self, *given)
+
+    def attended(self, x: Tensor, condition: KeyValues | Extrapolated) -> Tensor:
+        """Return what every position of the sequence `(b, n, dim_hidden)` reads of its text."""
         q = self.queries(x)
         shape = (x.shape[0], x.shape[1], self.heads * self.dim_head)  # all heads of a token together: NAG's norms run over them
         if isinstance(condition, Extrapolated):
@@ -142,16 +151,16 @@ class CrossAttention(ConditioningLayer):
 
     def condition(self, tokens: Tensor, mask: Tensor) -> KeyValues:
         """Return keys and values of text tokens `(b, n, dim)` with mask `(b, n)`."""
-        return self.attn.key_values(tokens, mask)
+        return self.attn(Attention.key_values, tokens, mask)
 
     def extrapolated(self, positive: Condition, negative: Condition, combine: Combine) -> Extrapolated:
         """Return a condition that combines the attention features of two texts inside the layer."""
-        both = [self.attn.null_key_values() if isinstance(one, Row) else one for one in (positive, negative)]
+        both = [self.attn(Attention.null_key_values) if isinstance(one, Row) else one for one in (positive, negative)]
         return Extrapolated(both[0], both[1], combine)  # type: ignore[arg-type]
 
     def null_condition(self) -> Row:
         """Return the condition of a text that is masked out altogether: one vector for any batch, no query and no softmax."""
-        return self.attn.null_row()
+        return self.attn(Attention.null_row)
 
     def conditioned(self, hiddens: Tensor, condition: Condition, channel_first: bool) -> Tensor:
         if isinstance(condition, Row):

@@ -91,6 +91,9 @@ def test_concat():
     hiddens, pooled = hiddens_of((3, 6, 4)), TinyEncoder().encode(TEXTS).pooled.double()
     stem = reference.silu(reference.linear(w, reference.STEM, pooled))
     rows = reference.positions(hiddens, channel_first=True)
+    halves = [w.pop(f'conditioners.0.joint_{half}.weight') for half in ('hidden', 'text')]
+    w['conditioners.0.joint.weight'] = torch.cat(halves, dim=1)
+    w['conditioners.0.joint.bias'] = w['conditioners.0.joint_text.bias']
     joint = torch.cat((reference.norm(w, 'conditioners.0.norm', rows), stem[:, None].expand(-1, 4, -1)), dim=-1)
     added = reference.linear(w, 'conditioners.0.out', reference.silu(reference.linear(w, 'conditioners.0.joint', joint)))
     expected = reference.restored(rows + added, hiddens, channel_first=True)

@@ -1,0 +1,91 @@
+"""Where a module computes and in which precision: the one place that decides it.
+
+Both are those of its weights, as long as the weights are at work where they are stored. They are not where accelerate offloads
+them (they are on `meta` between calls), where diffusers stores them in float8, or where they are packed in int8 or 4 bits.
+Features are then made for the device and the precision that the weights are brought to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from classifier_free_guidance_pytorch.errors import UsageError
+
+COMPUTE_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+
+
+class Place(NamedTuple):
+    """The device and the floating dtype in which a module computes."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """Return features on this device and in this dtype."""
+        return tensor.to(self.device, self.dtype)
+
+    def zeros(self, *shape: int) -> Tensor:
+        """Return zeros: a constant is made where it is used, since a model that was made on `meta` keeps none."""
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
+
+
+def place_of(*modules: nn.Module) -> Place:
+    """Return where modules compute, by the first weight that tells; the CPU in the default dtype where there is none.
+
+    Raises:
+        UsageError: All weights are on `meta`, and nothing says where they are brought to.
+    """
+    device: torch.device | None = None
+    dtype: torch.dtype | None = None
+    weight: Tensor | None = None
+    for module, weight in _weights(modules):
+        to_device, to_dtype = _brought_to(module)
+        to_device, to_dtype = to_device or weight.device, to_dtype or weight.dtype
+        device = to_device if device is None and to_device.type != 'meta' else device
+        dtype = to_dtype if dtype is None and to_dtype in COMPUTE_DTYPES else dtype
+        if device is not None and dtype is not None:
+            return Place(device, dtype)
+    if device is None and weight is not None:
+        raise UsageError(
+            f'the weights of {type(modules[-1]).__name__} are on the device meta, so there is nothing to compute with: load them '
+            'first (to_empty(device=...), then load_state_dict), or offload them with a library that brings them back, such as '
+            'accelerate'
+        )
+    return Place(device or torch.device('cpu'), dtype or torch.get_default_dtype())
+
+
+def _weights(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, Tensor]]:
+    """Yield the weights of modules, each with the module that owns it."""
+    every = [one for module in modules for one in with_children(module)]
+    for module in every:
+        for weight in module._parameters.values():
+            if weight is not None:
+                yield module, weight
+    for module in every:  # replicas of `DataParallel` and flattened weights are tensors, and no parameters
+        for value in module.__dict__.values():
+            if isinstance(value, Tensor):
+                yield module, value
+
+
+def with_children(module: nn.Module) -> list[nn.Module]:
+    """Return a module and all modules in it, as `module.modules()` does several times slower; it counts at every step."""
+    found = [module]
+    for one in found:
+        found += [child for child in one._modules.values() if child is not None]
+    return found
+
+
+def _brought_to(module: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
+    """Return the device (accelerate) and the dtype (diffusers) to which the weights of a module are brought for a call."""
+    device, dtype = None, None
+    offloading = module.__dict__.get('_hf_hook')
+    for hook in getattr(offloading, 'hooks', (offloading,)):  # several, in sequence
+        target = getattr(hook, 'execution_device', None)
+        device = device if target is None else torch.device(target)
+    for hook in getattr(module.__dict__.get('_diffusers_hook'), 'hooks', {}).values():
+        dtype = getattr(hook, 'compute_dtype', dtype)
+    return device, dtype
