@@ -213,7 +213,7 @@ class Conditioner(nn.Module, ABC):
         """
         check_one_of(texts, text_embeds)
         known = None if texts is None else self.source.texts(texts)
-        generation = self.watch.look(self)
+        generation = self.watch.look(self, closely=True)
         cond = self.branch(known, text_embeds, 0.0)
         if negative_texts is None and negative_text_embeds is None:
             null = self.null_branch(known, text_embeds)
@@ -232,7 +232,7 @@ class Conditioner(nn.Module, ABC):
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and eval mode, and look whether weights have changed: a compiled call cannot look itself."""
-        self.watch.look(self)
+        self.watch.look(self, closely=True)
         return super().train(mode)
 
     def check_attention(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
-from ctypes import Array, c_char
+from ctypes import c_char
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, NamedTuple, Protocol, SupportsIndex, overload
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from classifier_free_guidance_pytorch.layers import Condition
+from classifier_free_guidance_pytorch.layers.place import comes_and_goes, owned_weights, weights_of
 from classifier_free_guidance_pytorch.rows import Rows, detached, map_rows
 
 
@@ -132,27 +133,48 @@ class _Mark(NamedTuple):
     version: int | None
     dtype: torch.dtype
     start: int | None
-    window: Array[c_char] | None
+    window: memoryview | None
     content: bytes
 
     @staticmethod
-    def of(weight: Tensor) -> _Mark:
-        """Look at a weight. A tensor subclass, such as a sharded one, has no memory of its own to look at."""
+    def of(weight: Tensor, comes_and_goes: bool) -> _Mark:
+        """Look at a weight. A tensor subclass, such as a sharded one, has no memory of its own to look at.
+
+        Args:
+            weight: The weight.
+            comes_and_goes: It is offloaded or cast between calls, and is what it was at each of them.
+        """
+        if comes_and_goes or weight.is_meta:
+            return _Mark(ref(weight), None, weight.dtype, None, None, b'')
         version = None if weight.is_inference() else weight._version
         start = weight.data_ptr() if type(weight) is nn.Parameter else None
-        window = None
-        if start and weight.is_cpu:  # 0: FSDP has sharded it away
-            middle = weight.numel() // 2 if weight.is_contiguous() else 0
-            window = (c_char * weight.itemsize).from_address(start + middle * weight.itemsize)
-        return _Mark(ref(weight), version, weight.dtype, start, window, b'' if window is None else window.raw)
+        window = _window(weight, start) if start and weight.is_cpu else None  # 0: FSDP has sharded it away
+        return _Mark(ref(weight), version, weight.dtype, start, window, b'' if window is None else window.tobytes())
+
+
+def _window(weight: Tensor, start: int) -> memoryview | None:
+    """Return a view of a few values spread over a weight on the CPU; it reads what is there when it is asked."""
+    letter = {1: 'B', 2: 'H', 4: 'I', 8: 'Q'}.get(weight.itemsize)
+    if letter is None or not weight.is_contiguous():
+        return None
+    values = memoryview((c_char * weight.nbytes).from_address(start)).cast('B').cast(letter)
+    return values[:: len(values) // 24 | 1]  # an odd step does not keep to some of the columns
+
+
+def _sample_elsewhere(weights: list[Tensor]) -> list[float]:
+    """Return a few values spread over each weight that is on an accelerator. This waits for the device."""
+    elsewhere = [weight.detach().reshape(-1) for weight in weights if weight.device.type not in ('cpu', 'meta')]
+    few = [values[:: values.numel() // 24 | 1].float() for values in elsewhere if type(values) is Tensor]
+    return torch.cat(few).tolist() if few else []
 
 
 class WeightWatch:
     """Counts how often the weights of one conditioner were seen to change; a copy of the conditioner gets a watch of its own.
 
-    A change is a weight that was replaced, moved or written to. Writing counts a version up, except through `.data`, as some EMA
-    implementations do. On the CPU a few bytes of every weight are compared as well, so that such a write is seen too. On other
-    devices reading them would force a sync, so there it stays unseen until the next `train()`, `eval()` or `load_state_dict()`.
+    A change is a weight that was replaced, moved or written to. Writing counts a version up, except through `.data`, as most EMA
+    implementations do. So on the CPU some values of every weight are compared as well. On other devices reading them would force
+    a sync at every step, so there it is done by `train()` and `eval()` alone. Weights that a library offloads or casts between
+    calls come back as they were.
 
     Attributes:
         name: Names the conditioner, for conditions that must not be used with another.
@@ -165,16 +187,29 @@ class WeightWatch:
         self.generation = 0
         self.device_type = 'cpu'
         self._seen: list[_Mark] = []
+        self._sampled: tuple[int, list[float]] = (0, [])
         self._lock = Lock()
 
-    def look(self, module: nn.Module) -> int:
-        """Return the generation of the module's weights; in a traced graph, that of the last look outside it."""
-        if not torch.compiler.is_compiling() and not self._same(weights := _weights_of(module)):
+    def look(self, module: nn.Module, closely: bool = False) -> int:
+        """Return the generation of the module's weights; in a traced graph, that of the last look outside it.
+
+        Args:
+            module: Whose weights.
+            closely: Compare values on an accelerator too, which waits for it.
+        """
+        if torch.compiler.is_compiling():
+            return self.generation
+        weights = weights_of(module)
+        if not self._same(weights) and weights:  # a replica of `DataParallel` has none
             with self._lock:
                 if not self._same(weights):  # another thread may have been faster
                     self.generation += 1
-                    self._seen = [_Mark.of(weight) for weight in weights]
-                    self.device_type = weights[0].device.type if weights else 'cpu'
+                    self._seen = [_Mark.of(weight, comes_and_goes(owner)) for owner, weight in owned_weights(module)]
+                    self.device_type = weights[0].device.type
+        if closely:
+            before, values = self._sampled, _sample_elsewhere(weights)
+            self.generation += before[0] == self.generation and before[1] != values
+            self._sampled = (self.generation, values)
         return self.generation
 
     def forget(self) -> None:
@@ -186,11 +221,15 @@ class WeightWatch:
         if len(weights) != len(self._seen):
             return False
         for weight, (known, version, dtype, start, window, content) in zip(weights, self._seen, strict=True):
-            if known() is not weight or (version is not None and weight._version != version) or weight.dtype is not dtype:
+            if known() is not weight:
+                if weight.is_meta:
+                    continue
+                return False
+            if (version is not None and weight._version != version) or weight.dtype is not dtype:
                 return False
             if start is not None and weight.data_ptr() != start:
                 return False
-            if window is not None and window.raw != content:  # read only where the weight still is
+            if window is not None and window.tobytes() != content:  # read only where the weight still is
                 return False
         return True
 
@@ -199,14 +238,3 @@ class WeightWatch:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return WeightWatch, ()
-
-
-def _weights_of(module: nn.Module) -> list[Tensor]:
-    """Return every parameter. `module.parameters()` does the same several times slower, which counts at every step."""
-    weights: list[Tensor | None] = []
-    modules: list[nn.Module | None] = [module]
-    for one in modules:
-        if one is not None:
-            weights += one._parameters.values()
-            modules += one._modules.values()
-    return [weight for weight in weights if weight is not None]

@@ -110,9 +110,10 @@ class TextReader(Conditioner, Generic[Features]):
 
     def _remembered(self, role: str, texts: Texts | None, compute: Callable[[], BranchCondition]) -> BranchCondition:
         """Return the conditions of texts, from the last few that were made, where no gradient is wanted."""
-        if texts is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        is_replica = '_is_replica' in self.__dict__  # of `DataParallel`: on another device, at the same time
+        if texts is None or torch.is_grad_enabled() or torch.compiler.is_compiling() or is_replica:
             return compute()
-        kind = self.watch.device_type
+        kind = self.watch.device_type if self.watch.device_type != 'meta' else self.place.device.type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         # ordinary tensors, whoever asks for them next
         key: Hashable = (role, texts, self.watch.generation, autocast)

@@ -7,7 +7,7 @@ Features are then made for the device and the precision that the weights are bro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from classifier_free_guidance_pytorch.errors import UsageError
 
 COMPUTE_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+_HOOKS = frozenset({'_hf_hook', '_diffusers_hook'})  # where accelerate and diffusers keep what they do around a forward
 
 
 class Place(NamedTuple):
@@ -39,6 +40,9 @@ def place_of(*modules: nn.Module) -> Place:
     Raises:
         UsageError: All weights are on `meta`, and nothing says where they are brought to.
     """
+    first = modules[0]._parameters.get('weight')  # the common case, asked at every step
+    if first is not None and first.dtype in COMPUTE_DTYPES and not first.is_meta and not comes_and_goes(modules[0]):
+        return Place(first.device, first.dtype)
     device: torch.device | None = None
     dtype: torch.dtype | None = None
     weight: Tensor | None = None
@@ -58,17 +62,15 @@ def place_of(*modules: nn.Module) -> Place:
     return Place(device or torch.device('cpu'), dtype or torch.get_default_dtype())
 
 
-def _weights(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, Tensor]]:
+def _weights(modules: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, Tensor]]:
     """Yield the weights of modules, each with the module that owns it."""
-    every = [one for module in modules for one in with_children(module)]
-    for module in every:
-        for weight in module._parameters.values():
-            if weight is not None:
-                yield module, weight
-    for module in every:  # replicas of `DataParallel` and flattened weights are tensors, and no parameters
-        for value in module.__dict__.values():
-            if isinstance(value, Tensor):
-                yield module, value
+    for module in modules:
+        yield from owned_weights(module)
+    for module in modules:  # replicas of `DataParallel` and flattened weights are tensors, and no parameters
+        for one in with_children(module):
+            for value in one.__dict__.values():
+                if isinstance(value, Tensor):
+                    yield one, value
 
 
 def with_children(module: nn.Module) -> list[nn.Module]:
@@ -77,6 +79,24 @@ def with_children(module: nn.Module) -> list[nn.Module]:
     for one in found:
         found += [child for child in one._modules.values() if child is not None]
     return found
+
+
+def weights_of(module: nn.Module) -> list[Tensor]:
+    """Return every parameter of a module and of all modules in it."""
+    return [weight for one in with_children(module) for weight in one._parameters.values() if weight is not None]
+
+
+def owned_weights(module: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
+    """Yield the same parameters, each with the module that owns it."""
+    for one in with_children(module):
+        for weight in one._parameters.values():
+            if weight is not None:
+                yield one, weight
+
+
+def comes_and_goes(module: nn.Module) -> bool:
+    """Whether a library may move or cast the weights of a module between calls."""
+    return not _HOOKS.isdisjoint(module.__dict__)
 
 
 def _brought_to(module: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
