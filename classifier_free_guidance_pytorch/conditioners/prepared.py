@@ -157,7 +157,8 @@ def _window(weight: Tensor, start: int) -> memoryview | None:
     letter = {1: 'B', 2: 'H', 4: 'I', 8: 'Q'}.get(weight.itemsize)
     if letter is None or not weight.is_contiguous():
         return None
-    values = memoryview((c_char * weight.nbytes).from_address(start)).cast('B').cast(letter)
+    content: Any = memoryview((c_char * weight.nbytes).from_address(start)).cast('B')
+    values: memoryview = content.cast(letter)
     return values[:: len(values) // 24 | 1]  # an odd step does not keep to some of the columns
 
 
