@@ -54,6 +54,15 @@ class Rows:
         return self.map(lambda t: t.to(device=device, dtype=dtype if t.is_floating_point() else None))
 
 
+def is_readable(tensor: Tensor) -> bool:
+    """Whether the values of a tensor can be read, and at no cost.
+
+    Reading a GPU tensor forces a sync; in a traced graph and under `torch.func` there is nothing to read yet.
+    """
+    traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return tensor.device.type == 'cpu' and not traced
+
+
 def detached(tensor: Tensor) -> Tensor:
     """Return a copy without history."""
     return tensor.detach().clone()

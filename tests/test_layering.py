@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LADDER = {
     'errors': set(),
     'rows': set(),
-    'guidance': {'errors'},
+    'guidance': {'errors', 'rows'},
     'text': {'errors', 'rows'},
     'layers': {'errors', 'rows'},
     'perturb': {'errors'},

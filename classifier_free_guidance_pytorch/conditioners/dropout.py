@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
+from classifier_free_guidance_pytorch.rows import is_readable
 
 DropProb: TypeAlias = float | Sequence[float] | Tensor
 
@@ -32,9 +33,7 @@ def check_drop_prob(drop_prob: DropProb, num_encoders: int, name: str = 'cond_dr
             )
         if rows not in (None, drop_prob.shape[0]):
             raise ShapeError(f'{name} has {drop_prob.shape[0]} probabilities for {rows} texts: pass one per text')
-        # reading a traced tensor breaks the graph, and reading a GPU tensor forces a sync
-        readable = drop_prob.device.type == 'cpu' and not torch.compiler.is_compiling()
-        if readable and not bool(((drop_prob >= 0) & (drop_prob <= 1)).all()):
+        if is_readable(drop_prob) and not bool(((drop_prob >= 0) & (drop_prob <= 1)).all()):
             raise ConfigError(f'{name} holds probabilities in [0, 1], but got {drop_prob}')
         return
     per_encoder = isinstance(drop_prob, Sequence) and not isinstance(drop_prob, str)

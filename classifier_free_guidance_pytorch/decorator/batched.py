@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.decorator.call import Call
 from classifier_free_guidance_pytorch.decorator.outputs import entries, is_structured, with_entries
+from classifier_free_guidance_pytorch.rows import is_readable
 
 
 @dataclass
@@ -65,9 +66,9 @@ def rows_to_guide(call: Call, branches: Sequence[str]) -> Tensor | None:
     costs nothing: on the CPU, outside a traced graph.
     """
     scale, rule, batch = call.scale, call.rule, call.batch
-    if not isinstance(scale, Tensor) or scale.shape != (batch,) or scale.device.type != 'cpu' or scale.requires_grad:
+    if not isinstance(scale, Tensor) or scale.shape != (batch,) or not is_readable(scale) or scale.requires_grad:
         return None
-    if torch.compiler.is_compiling() or list(branches) != ['cond', 'null']:
+    if list(branches) != ['cond', 'null']:
         return None
     if not rule.anchored or rule.remembers or call.keywords.return_unconditioned:
         return None

@@ -24,6 +24,7 @@ from classifier_free_guidance_pytorch.decorator.signature import ForwardSignatur
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from classifier_free_guidance_pytorch.guidance.checks import shown
 from classifier_free_guidance_pytorch.perturb import Perturbation
+from classifier_free_guidance_pytorch.rows import is_readable
 
 Scale: TypeAlias = float | Tensor
 Weak: TypeAlias = Perturbation | nn.Module | Mapping[str, Any]
@@ -209,8 +210,7 @@ def _scale(scale: object, signature: ForwardSignature) -> None:
     if isinstance(scale, Tensor):
         if scale.dtype is torch.bool or scale.is_complex():
             raise ConfigError(f'cond_scale is a number, or a tensor with one value per sample, but got a tensor of {scale.dtype}')
-        # reading a traced tensor breaks the graph, and reading a GPU tensor forces a sync
-        if scale.device.type == 'cpu' and not torch.compiler.is_compiling() and not bool(scale.isfinite().all()):
+        if is_readable(scale) and not bool(scale.isfinite().all()):
             raise ConfigError(f'cond_scale must be finite, but got {scale}: 1 is off, 0 unconditional, and 5 a common choice')
         return
     if callable(scale):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
+from classifier_free_guidance_pytorch.rows import is_readable
 
 Scale: TypeAlias = float | Tensor
 """A guidance scale: a number, one value per sample `(b,)`, or a tensor that broadcasts against the predictions."""
@@ -119,8 +120,8 @@ def check_scale(scale: object, name: str = 'scale') -> Scale:
 def uniform_value(scale: Scale) -> float | None:
     """Return the value that all entries of `scale` share, or None where they differ or must not be read.
 
-    Numbers and CPU tensors are read. Reading a GPU tensor would force a sync, and reading a traced one would break the graph.
-    A tensor that requires a gradient is not read either: a learned scale is not skipped for being 1 at this moment.
+    Numbers are read, and tensors where that is possible at no cost. A tensor that requires a gradient is not read either: a
+    learned scale is not skipped for being 1 at this moment.
 
     Raises:
         ConfigError: What was passed is no scale.
@@ -128,7 +129,7 @@ def uniform_value(scale: Scale) -> float | None:
     scale = check_scale(scale)
     if not isinstance(scale, Tensor):
         return scale
-    if torch.compiler.is_compiling() or scale.device.type != 'cpu' or scale.requires_grad or scale.numel() == 0:
+    if not is_readable(scale) or scale.requires_grad or scale.numel() == 0:
         return None
     low, high = torch.aminmax(scale)
     return float(low) if bool(low == high) else None

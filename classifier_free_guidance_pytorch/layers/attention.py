@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from classifier_free_guidance_pytorch.errors import UsageError
 from classifier_free_guidance_pytorch.layers.condition import (
     Condition,
     ConditioningLayer,
@@ -100,7 +101,13 @@ class Attention(nn.Module):
             logits = logits.masked_fill(~to_text.mask.unsqueeze(1), -torch.finfo(logits.dtype).max)
             return torch.einsum('bij,bjd->bid', logits.softmax(dim=-1).to(v.dtype), v)
         mask = to_text.mask[:, None, None]
-        return F.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), attn_mask=mask).squeeze(1)
+        try:
+            return F.scaled_dot_product_attention(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), attn_mask=mask).squeeze(1)
+        except NotImplementedError as error:  # forward-mode derivatives, as in torch.func.jvp
+            raise UsageError(
+                'the fused attention kernels have no forward-mode derivative: build the conditioner with flash=False (a '
+                'decorated class with text_condition_flash=False), or use torch.nn.attention.sdpa_kernel(SDPBackend.MATH)'
+            ) from error
 
     def forward(self, x: Tensor | Callable[..., Any], *given: Any) -> Any:
         """Run the attention; or another method, `attn(Attention.key_values, tokens, mask)`.

@@ -1,4 +1,4 @@
-"""`torch.compile` and `torch.export`."""
+"""`torch.compile`, `torch.export` and `torch.func`."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from classifier_free_guidance_pytorch import classifier_free_guidance_class_decorator, guidance
+from classifier_free_guidance_pytorch.errors import UsageError
 from tests.conditioners.making import noise, randomised
 from tests.decorator.models import TEXTS
 from tests.tiny_models import TinyEncoder
@@ -58,6 +59,32 @@ def test_sampling_is_one_graph_over_all_steps(kind, form):
         guided = compiled(x, **text, cond_scale=scale, rescale_phi=0.5)
         torch.testing.assert_close(guided, model(x, **text, cond_scale=scale, rescale_phi=0.5))
     assert counter.frame_count == 1
+
+
+SEQUENCE = ((2, 3, 2.0), (3, 5, 3.5), (4, 2, 1.7), (5, 7, 4.1))  # samples, words of a text, scale
+
+
+@pytest.mark.parametrize('kind', ['film', 'attention', 'concat', 'raw'])
+@pytest.mark.parametrize(
+    ('form', 'scale_of', 'more'),
+    [
+        ('embeddings', lambda scale, rows: scale, {}),
+        ('embeddings', lambda scale, rows: torch.tensor(scale), {'guidance': guidance.APG(norm=2.0)}),
+        ('prepared', lambda scale, rows: scale, {'guidance': guidance.APG(norm=2.0)}),
+        ('prepared', lambda scale, rows: torch.linspace(1.5, scale, rows), {}),
+    ],
+    ids=['a number', 'a tensor, APG', 'prepared, a number, APG', 'prepared, one per sample'],
+)
+def test_two_graphs_serve_every_batch_length_and_scale(kind, form, scale_of, more):
+    model, counter = net(kind), CompileCounter()
+    compiled = torch.compile(model, fullgraph=True, backend=counter)
+    for step, (rows, words, scale) in enumerate(SEQUENCE):
+        texts = [' '.join(['red'] * (words - row % 2)) for row in range(rows)]
+        text = {'text_embeds': model.encode_texts(texts)} if form == 'embeddings' else {'text_condition': model.prepare(texts)}
+        call = {**text, **more, 'cond_scale': scale_of(scale, rows)}
+        x = noise(rows, 6, seed=step)
+        torch.testing.assert_close(compiled(x, **call), model(x, **call))
+    assert counter.frame_count <= 2
 
 
 @pytest.mark.parametrize('call', [{'cfg_batched': True}, {'guidance': guidance.APG(norm=2.0)}, {'cond_scale': 3.0}],
@@ -137,3 +164,89 @@ def test_export(kind):
         for seed, scale in enumerate(SCALES):
             x = noise(3, 6, seed=seed)
             torch.testing.assert_close(program.module()(x, embeds, scale), step(x, embeds, scale))
+
+
+@pytest.mark.parametrize('kind', ['film', 'attention', 'concat', 'raw'])
+def test_export_for_any_batch(kind):
+    model, step = net(kind), Exported(net(kind)).eval()
+    few, many = model.embed_texts(TEXTS), model.embed_texts(TEXTS * 2)
+    rows = {0: torch.export.Dim('b', min=2, max=64)}
+    of_text = rows
+    if kind in ('attention', 'raw'):
+        few, many, of_text = tuple(few), tuple(many), (rows, rows)
+    with torch.no_grad():
+        program = torch.export.export(step, (noise(3, 6), few, SCALES[0]), dynamic_shapes=(rows, of_text, rows))
+        x, scale = noise(6, 6), torch.linspace(0, 5, 6)
+        torch.testing.assert_close(program.module()(x, many, scale), step(x, many, scale))
+
+
+@pytest.mark.parametrize('kind', ['film', 'attention', 'concat', 'raw'])
+@pytest.mark.parametrize('more', [{}, {'guidance': guidance.APG()}, {'cfg_batched': True}], ids=['plain', 'projected', 'batched'])
+def test_vmap_over_scales(kind, more):
+    model, x = net(kind), noise(3, 6)
+    call = {'text_condition': model.prepare(TEXTS), **more}
+    scales = torch.linspace(0, 5, 4)
+    together = torch.func.vmap(lambda scale: model(x, **call, cond_scale=scale))(scales)
+    torch.testing.assert_close(together, torch.stack([model(x, **call, cond_scale=float(scale)) for scale in scales]))
+
+
+@pytest.mark.parametrize('kind', ['film', 'attention', 'concat', 'raw'])
+def test_vmap_over_samples(kind):
+    model, x = net(kind), noise(3, 6)
+    model.encode_texts(TEXTS[:1])  # the encoder of this test draws random numbers, which vmap does not allow
+    one = torch.func.vmap(lambda row: model(row[None], texts=TEXTS[:1], cond_scale=3.0)[0])(x)
+    torch.testing.assert_close(one, model(x, texts=TEXTS[:1], cond_scale=3.0))
+
+
+def difference(fn, x, along, step=1e-5):
+    """The derivative of `fn` along a direction, by central differences in float64."""
+    return (fn(x + step * along) - fn(x - step * along)) / (2 * step)
+
+
+@pytest.mark.parametrize('kind', ['film', 'attention', 'concat', 'raw'])
+def test_jvp(kind):
+    model = net(kind, **({'text_condition_flash': False} if kind == 'attention' else {})).double()
+    prepared, x, along = model.prepare(TEXTS), noise(3, 6).double(), noise(3, 6, seed=1).double()
+
+    def step(x):
+        return model(x, text_condition=prepared, cond_scale=3.0)
+
+    value, derivative = torch.func.jvp(step, (x,), (along,))
+    torch.testing.assert_close(value, step(x))
+    torch.testing.assert_close(derivative, difference(step, x, along), rtol=1e-6, atol=1e-7)
+
+
+def test_the_fused_kernels_say_that_they_have_no_forward_derivative():
+    model, x = net('attention'), noise(3, 6)
+    prepared = model.prepare(TEXTS)
+    with pytest.raises(UsageError, match=r'no forward-mode derivative: build the conditioner with flash=False'):
+        torch.func.jvp(lambda x: model(x, text_condition=prepared, cond_scale=3.0), (x,), (x,))
+
+
+@pytest.mark.parametrize('kind', ['film', 'attention', 'concat', 'raw'])
+def test_functional_call_is_never_answered_from_the_cache_of_other_weights(kind):
+    model, x = net(kind), noise(3, 6)
+    call = {'texts': TEXTS, 'cond_scale': 3.0}
+    before = model(x, **call)
+    weights = {name: 2 * weight.detach() for name, weight in model.named_parameters()}
+    with torch.no_grad():
+        other = torch.func.functional_call(model, weights, (x,), call)
+    again = model(x, **call)
+    model.load_state_dict(weights, strict=False)
+    torch.testing.assert_close(other, model(x, **call))
+    torch.testing.assert_close(again, before)
+
+
+@pytest.mark.parametrize('kind', ['film', 'attention', 'concat', 'raw'])
+def test_an_ensemble_is_one_vmap_over_its_weights(kind):
+    models, x = [net(kind), net(kind)], noise(3, 6)
+    models[1].load_state_dict({name: 1.5 * weight for name, weight in models[0].state_dict().items()})
+    stacked, buffers = torch.func.stack_module_state(models)
+    call = {'text_embeds': models[0].encode_texts(TEXTS), 'cond_scale': 3.0}
+
+    def one(weights, constants):
+        return torch.func.functional_call(models[0], (weights, constants), (x,), call)
+
+    with torch.no_grad():
+        together = torch.func.vmap(one)(stacked, buffers)
+    torch.testing.assert_close(together, torch.stack([model(x, **call) for model in models]))
