@@ -15,6 +15,7 @@ from classifier_free_guidance_pytorch.conditioners import (
 from classifier_free_guidance_pytorch.conditioners.prepared import CondFns, PreparedCondition, TextCondReturn
 from classifier_free_guidance_pytorch.decorator import classifier_free_guidance, classifier_free_guidance_class_decorator
 from classifier_free_guidance_pytorch.decorator.typed import CallKeywords, TextConditioned, TextConditionKeywords
+from classifier_free_guidance_pytorch.modules import Part, text_conditioned
 from classifier_free_guidance_pytorch.text import Precomputed, TextEncoding
 from classifier_free_guidance_pytorch.text.hugging_face import BGEAdapter, HFTextAdapter
 from classifier_free_guidance_pytorch.text.open_clip import OpenClipAdapter
@@ -31,6 +32,7 @@ __all__ = [
     'HFTextAdapter',
     'NullConditioner',
     'OpenClipAdapter',
+    'Part',
     'Precomputed',
     'PreparedCondition',
     'T5Adapter',
@@ -43,4 +45,5 @@ __all__ = [
     'classifier_free_guidance',
     'classifier_free_guidance_class_decorator',
     'guidance',
+    'text_conditioned',
 ]

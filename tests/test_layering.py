@@ -22,9 +22,10 @@ LADDER = {
     'weak_pass': {'perturb'},
     'conditioners': {'errors', 'rows', 'text', 'layers'},
     'decorator': {'errors', 'rows', 'guidance', 'conditioners', 'perturb'},
+    'modules': {'errors', 'conditioners', 'decorator'},
     'corpus': {'errors', 'text'},
     'mypy_plugin': set(),  # which only mypy imports
-    '': {'errors', 'guidance', 'text', 'layers', 'conditioners', 'decorator'},  # __init__.py
+    '': {'errors', 'guidance', 'text', 'layers', 'conditioners', 'decorator', 'modules'},  # __init__.py
 }
 CORPUS_LADDER = {  # the rooms inside `corpus`
     'read': set(),

@@ -1,0 +1,136 @@
+"""What a module becomes when its parts follow text: an instance of a subclass of its class, made once per class.
+
+The subclass guides `forward` and adds a few methods. Everything else is the module's own: its attributes, the keys of its
+`state_dict`, its name, what it is an instance of.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from functools import cache, wraps
+from inspect import Parameter, signature
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from torch import nn
+from typing_extensions import Self
+
+from classifier_free_guidance_pytorch.conditioners.prepared import CondFns
+from classifier_free_guidance_pytorch.decorator.typed import TextConditioned
+from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.modules.part import Part
+from classifier_free_guidance_pytorch.modules.running import Current
+
+R = TypeVar('R')
+
+
+class FollowsText(TextConditioned, Generic[R]):
+    """Base of what `text_conditioned` returns: the module itself, with the methods of a decorated model and these.
+
+    Attributes:
+        text_parts: The parts that follow the text, by name, with the kind, the width and the layout of each.
+    """
+
+    text_parts: dict[str, Part]
+    _text_current: Current
+
+    if TYPE_CHECKING:
+
+        def forward(self, *args: Any, **kwargs: Any) -> R: ...
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what an optimizer should get: every parameter that requires a gradient."""
+        yield from (parameter for parameter in self.parameters() if parameter.requires_grad)
+
+    def only_text_trains(self) -> Self:
+        """Freeze the module, and let only what was added to it learn."""
+        self.requires_grad_(False)
+        self.text_conditioner.requires_grad_(True)
+        return self
+
+    def save_text(self, path: str | PathLike[str]) -> None:
+        """Write what was added, and nothing of the module itself, to a safetensors file."""
+        from safetensors.torch import save_file
+
+        weights = {name: weight.detach().contiguous() for name, weight in self.text_conditioner.state_dict().items()}
+        save_file(weights, path, metadata={'text_parts': json.dumps(_plain(self.text_parts))})
+
+    def load_text(self, path: str | PathLike[str]) -> Self:
+        """Read what `save_text` wrote, into a module whose parts follow text in the same way.
+
+        Raises:
+            ConfigError: The file is of other parts, or of other kinds, widths or layouts.
+        """
+        from safetensors import safe_open
+
+        with safe_open(path, framework='pt') as file:
+            parts = json.loads((file.metadata() or {}).get('text_parts', 'null'))
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping, though it has keys
+        ours = _plain(self.text_parts)
+        if parts is None:
+            raise ConfigError(f'{path} was not written by save_text, and says nothing of parts')
+        if parts != ours:
+            name = next(name for name in (*parts, *ours) if parts.get(name) != ours.get(name))
+            raise ConfigError(
+                f'{path} is of other parts: at {name!r} it has {parts.get(name)}, and this {type(self).__name__} has '
+                f'{ours.get(name)}'
+            )
+        self.text_conditioner.load_state_dict(weights)
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Reduce to the class that users know, where the one made here cannot be found by its name."""
+        reduced: Any = super().__reduce_ex__(protocol)
+        known: Any = sys.modules.get(type(self).__module__)
+        for name in type(self).__qualname__.split('.'):
+            known = getattr(known, name, None)
+        return reduced if known is type(self) else (_empty, (type(self)._text_base,), *reduced[2:])  # type: ignore[attr-defined]
+
+
+def _plain(parts: Mapping[str, Part]) -> dict[str, dict[str, Any]]:
+    """Return parts as they are written to a file."""
+    return {name: {'condition': part.condition, 'dim': part.dim, 'channel_first': part.channel_first}
+            for name, part in parts.items()}  # fmt: skip
+
+
+def _empty(base: Any) -> nn.Module:
+    """Return an object whose state is still to be set."""
+    following = class_following(base)
+    return following.__new__(following)
+
+
+@cache
+def class_following(base: Any) -> type[FollowsText[Any]]:
+    """Return the subclass of a module class whose `forward` is guided and whose parts find their conditions."""
+    original: Any = base.forward
+
+    @wraps(original)
+    def forward(self: Any, *args: Any, cond_fns: CondFns, **kwargs: Any) -> Any:
+        return self._text_current.run(cond_fns, original, self, *args, **kwargs)
+
+    own = signature(original)
+    parameters = [*own.parameters.values()]
+    at = next((i for i, one in enumerate(parameters) if one.kind is one.VAR_KEYWORD), len(parameters))
+    parameters.insert(at, Parameter('cond_fns', Parameter.KEYWORD_ONLY))
+    forward.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    children = {'__iter__': _children, '__len__': _count} if issubclass(base, nn.Sequential) else {}
+    return subclass(base, (FollowsText, base), forward=forward, _text_base=base, **children)
+
+
+def _children(self: nn.Sequential) -> Iterator[nn.Module]:
+    """Yield what a sequence runs, which its new layers are no part of."""
+    yield from (child for name, child in self._modules.items() if name != 'text_conditioner')
+
+
+def _count(self: nn.Sequential) -> int:
+    """Return how many modules a sequence runs."""
+    return len(self._modules) - 1
+
+
+def subclass(like: type[nn.Module], bases: tuple[type, ...], **namespace: Any) -> Any:
+    """Return a class that goes by the name of another."""
+    named = {name: getattr(like, name) for name in ('__module__', '__qualname__', '__doc__')}
+    return types.new_class(like.__name__, bases, exec_body=lambda body: body.update(named, **namespace))

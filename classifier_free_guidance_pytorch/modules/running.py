@@ -1,0 +1,153 @@
+"""How a part finds its condition while the module runs.
+
+Nothing between the module and its parts hands conditions on, so they lie where both can reach them: in a `Current`, of which each
+module has one, and which the hooks of its parts share. A hook knows its place among the parts and that `Current`, and nothing
+else: a deep copy of the module copies the two together, and a thread sees its own conditions only.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+
+from classifier_free_guidance_pytorch.conditioners.prepared import CondFns
+from classifier_free_guidance_pytorch.decorator.outputs import entries, is_structured, with_entries
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
+from classifier_free_guidance_pytorch.modules.part import Part
+
+T = TypeVar('T')
+
+
+@dataclass(eq=False)
+class Run:
+    """One forward pass: its conditions, which the graph of its output keeps alive for a backward pass."""
+
+    cond_fns: CondFns
+
+
+class Current:
+    """The conditions of the forward pass that is running, in this thread.
+
+    With gradient checkpointing a part runs once more in the backward pass, in whichever thread, and long after its forward pass
+    has ended. Before that the gradient of the output arrives, so a hook on the output says which pass is differentiated.
+    """
+
+    def __init__(self) -> None:
+        self.traced: CondFns | None = None  # a compiler cannot look into a thread's own storage, and traces in one thread
+        self.local = threading.local()
+        self.differentiated: ref[Run] | None = None
+
+    @property
+    def cond_fns(self) -> CondFns | None:
+        """The conditions of the pass that runs here, or that is differentiated here; None outside of both."""
+        if torch.compiler.is_compiling():
+            return self.traced
+        running: CondFns | None = getattr(self.local, 'cond_fns', None)
+        if running is None and torch._C._current_graph_task_id() != -1:  # inside of a backward pass
+            run = None if self.differentiated is None else self.differentiated()
+            if run is None:
+                raise UsageError(
+                    'a part that follows text is computed again in a backward pass that did not come through the output of the '
+                    'module: compute the loss from what the module returns'
+                )
+            return run.cond_fns
+        return running
+
+    @property
+    def learns(self) -> bool:
+        """Whether the pass that runs here began with gradients."""
+        return not torch.compiler.is_compiling() and getattr(self.local, 'learns', False)
+
+    def run(self, cond_fns: CondFns, forward: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Call a function in which the parts find conditions, in this thread."""
+        if torch.compiler.is_compiling():
+            before, self.traced = self.traced, cond_fns
+            output = forward(*args, **kwargs)
+            self.traced = before
+            return output
+        outer, learns = self.local.__dict__.copy(), torch.is_grad_enabled()
+        self.local.__dict__.update(cond_fns=cond_fns, learns=learns)
+        try:
+            output = forward(*args, **kwargs)
+        finally:
+            self.local.__dict__.update(outer or {'cond_fns': None})
+        if learns:
+            run = Run(cond_fns)
+            for tensor in output_tensors(output):
+                if tensor.requires_grad:
+                    tensor.register_hook(partial(self._differentiate, run))  # type: ignore[no-untyped-call]
+        return output
+
+    def _differentiate(self, run: Run, grad: Tensor) -> None:
+        self.differentiated = ref(run)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Current:
+        return Current()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Current, ()
+
+
+class Follow:
+    """The forward hook of a part: conditions its output, or the first entry of it.
+
+    Args:
+        current: Where the conditions are.
+        place: Which of them is the part's.
+        name: Name of the part, for messages.
+        part: How it follows the text.
+    """
+
+    def __init__(self, current: Current, place: int, name: str, part: Part) -> None:
+        self.current, self.place, self.name, self.repeat_batch = current, place, name, part.repeat_batch
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """Return the conditioned output; None, which leaves it alone, where the module itself is not running."""
+        cond_fns = self.current.cond_fns
+        if cond_fns is None:
+            return None
+        if module.training and not torch.is_grad_enabled() and self.current.learns:
+            raise UsageError(called_without_grad(repr(self.name)))
+        condition: Any = cond_fns[self.place]
+        if isinstance(output, Tensor):
+            return self.conditioned(condition, output)
+        parts = entries(output) if is_structured(output) else {}
+        first = next(iter(parts), None)
+        if first is None or not isinstance(parts[first], Tensor):
+            raise ConfigError(
+                f'the part {self.name!r} returned a {type(output).__name__}, but a part that follows text returns a tensor, or a '
+                'tuple whose first entry is one'
+            )
+        return with_entries(output, {**parts, first: self.conditioned(condition, parts[first])})
+
+    def conditioned(self, condition: Any, hiddens: Tensor) -> Tensor:
+        """Return conditioned hiddens."""
+        times = self.repeat_batch if condition.repeat_batch == 1 else None
+        try:
+            return condition(hiddens, times)
+        except ShapeError as error:
+            raise ShapeError(f'at {self.name!r}: {error}') from error
+
+
+def called_without_grad(names: str) -> str:
+    """Return the sentence about parts to which nothing can be added that learns."""
+    return (
+        f'{names} is called under no_grad, or in a reentrant checkpoint, so that nothing added to it could learn: name a part '
+        'outside of it, or checkpoint with use_reentrant=False'
+    )
+
+
+def output_tensors(output: Any) -> Iterator[Tensor]:
+    """Yield the tensors of an output, at any depth."""
+    if isinstance(output, Tensor):
+        yield output
+    elif is_structured(output):
+        for part in entries(output).values():
+            yield from output_tensors(part)
