@@ -21,6 +21,7 @@ from classifier_free_guidance_pytorch.conditioners import (
     TextConditioner,
     TextEmbeddingReturner,
 )
+from classifier_free_guidance_pytorch.decorator.binding import bind, bound
 from classifier_free_guidance_pytorch.decorator.method import guided
 from classifier_free_guidance_pytorch.decorator.signature import RAW_TEXT_COND, KeyNames, with_keywords
 from classifier_free_guidance_pytorch.errors import ConfigError
@@ -72,7 +73,7 @@ def classifier_free_guidance_class_decorator(
     `raw_text_cond` (embeddings and mask), whichever its signature names. In training every sample loses its text with
     `cond_drop_prob`; in eval mode the prediction is guided, `null + cond_scale * (cond - null)` (arXiv 2207.12598).
 
-    Added methods: `embed_texts`, `encode_texts`, `prepare`, and the property `max_cond_text_len`.
+    Added methods: `embed_texts`, `encode_texts`, `prepare`, `bind`, `bound`, and the property `max_cond_text_len`.
 
     Args:
         orig_class: The class; left out when decorating with arguments.
@@ -125,6 +126,9 @@ def _decorate(cls: M, names: KeyNames) -> M:
     for method in (Conditioner.embed_texts, Conditioner.encode_texts, Conditioner.prepare):
         if not hasattr(cls, method.__name__):
             setattr(cls, method.__name__, _through(method, names))
+    for function in (bind, bound):
+        if not hasattr(cls, function.__name__):
+            setattr(cls, function.__name__, function)
     if not hasattr(cls, 'max_cond_text_len'):
         vars_of.max_cond_text_len = property(lambda self: getattr(self, names.text_conditioner).max_text_len)
     _decorate_subclasses(cls, names)

@@ -103,6 +103,7 @@ def guided(fn: Callable[..., R], names: KeyNames) -> Callable[..., R]:
     forward.__doc__ = _documented(fn, keywords)
     forward.__signature__ = with_keywords(fn, signature.injected, keywords)  # type: ignore[attr-defined]
     forward.__cfg_names__ = names  # type: ignore[attr-defined]
+    forward.__cfg_signature__ = signature  # type: ignore[attr-defined]
     return forward
 
 

@@ -8,10 +8,11 @@ types with those that are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from torch import Tensor, nn
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import Self, TypedDict, Unpack
 
 from classifier_free_guidance_pytorch.conditioners import (
     Batch,
@@ -23,6 +24,7 @@ from classifier_free_guidance_pytorch.conditioners import (
 )
 from classifier_free_guidance_pytorch.conditioners.base import Null, TextEmbeds
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
+from classifier_free_guidance_pytorch.decorator.binding import Bound, OfTime
 from classifier_free_guidance_pytorch.decorator.class_decorator import PREFIX, classifier_free_guidance_class_decorator, remember
 from classifier_free_guidance_pytorch.decorator.keywords import Scale, Weak
 from classifier_free_guidance_pytorch.decorator.outputs import Guide
@@ -128,6 +130,24 @@ class TextConditioned(nn.Module):
             text_embeds: TextEmbeds | None = None,
             negative_text_embeds: TextEmbeds | None = None,
         ) -> PreparedCondition: ...
+
+        def bind(
+            self: _HasForward[R],
+            *,
+            sigma: OfTime | None = None,
+            alpha: OfTime | None = None,
+            progress: OfTime | None = None,
+            **keywords: Unpack[CallKeywords],
+        ) -> Bound[R]: ...
+
+        def bound(
+            self,
+            *,
+            sigma: OfTime | None = None,
+            alpha: OfTime | None = None,
+            progress: OfTime | None = None,
+            **keywords: Unpack[CallKeywords],
+        ) -> AbstractContextManager[Self]: ...
 
         if MYPY:  # which lets a subclass declare its own `__call__` only where this one takes anything; the plugin knows the rest
 

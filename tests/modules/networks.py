@@ -77,7 +77,8 @@ def seeded_net(cls=Net, **arguments):
 def following(at='blocks.*', net=None, encoders=None, seed=2, **arguments):
     """A small network that follows text, with new layers that do something."""
     net = seeded_net() if net is None else net
-    model = text_conditioned(net, at, example=noise(3, 5, 6), model_types=encoders or [TinyEncoder()], **arguments)
+    arguments = {'example': noise(3, 5, 6), 'model_types': encoders or [TinyEncoder()], **arguments}
+    model = text_conditioned(net, at, **arguments)
     randomised(model.text_conditioner, seed)
     return model.eval()
 
