@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.decorator.keywords import GuidanceKeywords, TextKeywords, describe
-from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature
+from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, HasForward
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from classifier_free_guidance_pytorch.guidance import Preset
 from classifier_free_guidance_pytorch.perturb import context
@@ -30,7 +30,7 @@ class Bound(nn.Module, Generic[R]):
     sampling run: `restart()` before the next.
     """
 
-    def __init__(self, model: nn.Module, keywords: Mapping[str, Any], of_time: Mapping[str, OfTime]) -> None:
+    def __init__(self, model: Any, keywords: Mapping[str, Any], of_time: Mapping[str, OfTime]) -> None:
         super().__init__()
         forward: Any = type(model).forward
         signature: ForwardSignature = forward.__cfg_signature__
@@ -58,6 +58,10 @@ class Bound(nn.Module, Generic[R]):
         if self._rule is not None:
             self.keywords['guidance_state'] = self._rule.init_state()
 
+    if TYPE_CHECKING:
+
+        def __call__(self, *args: Any, **kwargs: Any) -> R: ...
+
     def forward(self, *args: Any, **kwargs: Any) -> R:
         """Call the model with what is bound; a keyword that is given has the last word.
 
@@ -69,10 +73,10 @@ class Bound(nn.Module, Generic[R]):
                 'a bound model is for sampling, but the model is in training mode: call model.eval() first; in training pass '
                 'texts= to the model itself'
             )
-        output: R = self.call(self.model, args, kwargs)
+        output: R = self._call(self.model, args, kwargs)
         return output
 
-    def call(self, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call(self, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a model, or its forward, with what is bound and what is known of the time."""
         keywords = {**self.keywords, **kwargs}
         if self.of_time:
@@ -94,13 +98,13 @@ class Bound(nn.Module, Generic[R]):
 
 
 def bind(
-    self: nn.Module,
+    self: HasForward[R],
     *,
     sigma: OfTime | None = None,
     alpha: OfTime | None = None,
     progress: OfTime | None = None,
     **keywords: Any,
-) -> Bound[Any]:
+) -> Bound[R]:
     """Return a module that calls this one with texts, scale and rule bound, for samplers that know nothing of them.
 
     Args:
@@ -146,11 +150,11 @@ def bound(self: nn.Module, **keywords: Any) -> Iterator[nn.Module]:
     Yields:
         The module.
     """
-    every = bind(self, **keywords)
+    every: Bound[Any] = bind(self, **keywords)
     token = f'{id(self)} bound {id(every)}'
 
     def run(name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        return every.call(forward, args, kwargs)
+        return every._call(forward, args, kwargs)
 
     with dispatched({'': self}, token), context.opened(context.Block(run, token)):
         yield self

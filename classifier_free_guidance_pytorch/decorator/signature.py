@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from classifier_free_guidance_pytorch.errors import ConfigError
 
@@ -23,6 +23,16 @@ SCALE_ELSEWHERE = (
     'guidance_strength',
     'unconditional_guidance_scale',
 )
+
+R_co = TypeVar('R_co', covariant=True)
+
+
+class HasForward(Protocol[R_co]):
+    """A module, for a type checker that takes the type of a call from its `forward`."""
+
+    @property
+    def forward(self) -> Callable[..., R_co]:
+        """The function itself."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ types with those that are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from torch import Tensor, nn
 from typing_extensions import Self, TypedDict, Unpack
@@ -28,11 +28,11 @@ from classifier_free_guidance_pytorch.decorator.binding import Bound, OfTime
 from classifier_free_guidance_pytorch.decorator.class_decorator import PREFIX, classifier_free_guidance_class_decorator, remember
 from classifier_free_guidance_pytorch.decorator.keywords import Scale, Weak
 from classifier_free_guidance_pytorch.decorator.outputs import Guide
+from classifier_free_guidance_pytorch.decorator.signature import HasForward
 from classifier_free_guidance_pytorch.guidance import Preset, Rule, Schedule, State
 
 MYPY = False  # mypy, and no other checker, takes this for True
 R = TypeVar('R')
-R_co = TypeVar('R_co', covariant=True)
 
 
 class CallKeywords(TypedDict, total=False):
@@ -76,11 +76,6 @@ class TextConditionKeywords(TypedDict, total=False):
     text_condition_attn_heads: int
     text_condition_flash: bool
     text_condition_null: Null
-
-
-class _HasForward(Protocol[R_co]):
-    @property
-    def forward(self) -> Callable[..., R_co]: ...
 
 
 class TextConditioned(nn.Module):
@@ -132,7 +127,7 @@ class TextConditioned(nn.Module):
         ) -> PreparedCondition: ...
 
         def bind(
-            self: _HasForward[R],
+            self: HasForward[R],
             *,
             sigma: OfTime | None = None,
             alpha: OfTime | None = None,
@@ -151,12 +146,12 @@ class TextConditioned(nn.Module):
 
         if MYPY:  # which lets a subclass declare its own `__call__` only where this one takes anything; the plugin knows the rest
 
-            def __call__(self: _HasForward[R], *args: Any, **own: Any) -> R: ...
+            def __call__(self: HasForward[R], *args: Any, **own: Any) -> R: ...
 
         else:
 
             def __call__(
-                self: _HasForward[R],
+                self: HasForward[R],
                 *args: Any,
                 texts: Batch[str] | Sequence[Batch[str]] | None = None,
                 text_embeds: TextEmbeds | None = None,

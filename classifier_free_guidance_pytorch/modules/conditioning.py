@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar, overload
+from collections.abc import Mapping
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from classifier_free_guidance_pytorch.conditioners import Conditioner
 from classifier_free_guidance_pytorch.conditioners.mixed import MixedConditioner
 from classifier_free_guidance_pytorch.decorator.class_decorator import CONDITIONERS
+from classifier_free_guidance_pytorch.decorator.signature import HasForward
 from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.modules.dry_run import Example, measured
 from classifier_free_guidance_pytorch.modules.following import FollowsText, class_following, subclass
@@ -19,12 +20,6 @@ from classifier_free_guidance_pytorch.modules.part import KINDS, At, Part, find_
 from classifier_free_guidance_pytorch.modules.running import Current, Follow
 
 R = TypeVar('R')
-R_co = TypeVar('R_co', covariant=True)
-
-
-class _HasForward(Protocol[R_co]):
-    @property
-    def forward(self) -> Callable[..., R_co]: ...
 
 
 @overload
@@ -33,10 +28,10 @@ def text_conditioned(
 ) -> type[FollowsText[Any]]: ...
 @overload
 def text_conditioned(
-    module: _HasForward[R], at: At, condition: str = ..., *, example: Example | None = ..., **arguments: Any
+    module: HasForward[R], at: At, condition: str = ..., *, example: Example | None = ..., **arguments: Any
 ) -> FollowsText[R]: ...
 def text_conditioned(
-    module: type[nn.Module] | _HasForward[R],
+    module: type[nn.Module] | HasForward[R],
     at: At,
     condition: str = 'film',
     *,
