@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.parts import PARTS, load
+from benchmarks.parts import ON_GPU, PARTS, load
 from benchmarks.report import report
 from benchmarks.results import RESULTS, Result, environment
 from benchmarks.settings import Settings
@@ -21,11 +21,12 @@ DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16}
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    listed = '\n'.join(f'  {name:9} {what}' for name, what in PARTS.items())
+    listed, more = ('\n'.join(f'  {name:13} {what}' for name, what in parts.items()) for parts in (PARTS, ON_GPU))
     arguments = argparse.ArgumentParser(
         'python -m benchmarks',
         description='What guidance costs, as ratios against code written by hand. Parts:\n'
-        f'{listed}\n  report    the chart, the tables of docs/performance.md and the bars, from the results',
+        f'{listed}\n  report        the chart, the tables of docs/performance.md and the bars, from the results\n'
+        f'and for a GPU, where they are asked for by name:\n{more}',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     arguments.add_argument('parts', nargs='*', metavar='part', help='what to run (default: every part, and the report)')
@@ -52,8 +53,12 @@ def settings_of(chosen: argparse.Namespace) -> Settings:
 
 def run(part: str, settings: Settings, command: str) -> Result:
     """Measure one part."""
-    start = time.perf_counter()
-    figures = load(part).measure(settings)
+    start, figures = time.perf_counter(), []
+    try:
+        for figure in load(part).measure(settings):
+            figures.append(figure)  # one by one: what was measured before an interruption is kept
+    except KeyboardInterrupt:
+        print(f'{part}: interrupted after {len(figures)} figures')
     minutes = round((time.perf_counter() - start) / 60, 2)
     stated = {'rounds': settings.pace.rounds, 'dtype': str(settings.dtype), 'tiny': settings.tiny, 'minutes': minutes}
     return Result(part, command, figures, stated, environment(settings.device))
@@ -62,9 +67,9 @@ def run(part: str, settings: Settings, command: str) -> Result:
 def main(arguments: list[str] | None = None) -> None:
     """Run what the command line asks for."""
     chosen = parser().parse_args(arguments)
-    unknown = [part for part in chosen.parts if part not in (*PARTS, 'report')]
+    unknown = [part for part in chosen.parts if part not in (*PARTS, *ON_GPU, 'report')]
     if unknown:
-        parser().error(f'no part is called {", ".join(unknown)}: choose out of {", ".join((*PARTS, "report"))}')
+        parser().error(f'no part is called {", ".join(unknown)}: choose out of {", ".join((*PARTS, *ON_GPU, "report"))}')
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     settings = settings_of(chosen)

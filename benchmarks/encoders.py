@@ -51,7 +51,9 @@ BASE = {'d_model': 768, 'd_kv': 64, 'd_ff': 2048, 'num_layers': 12, 'num_heads':
 XXL = {'d_model': 4096, 'd_kv': 64, 'd_ff': 10240, 'num_layers': 24, 'num_heads': 64}
 
 
-def save_t5(folder: Path, tiny: bool = False, sizes: Mapping[str, int] = BASE, dtype: torch.dtype = torch.float32) -> Path:
+def save_t5(
+    folder: Path, tiny: bool = False, sizes: Mapping[str, int] = BASE, dtype: torch.dtype = torch.float32, weights: bool = True
+) -> Path:
     """The encoder of a T5 v1.1 in a folder that its adapter reads by path: base size, a tokenizer trained on the spot.
 
     Args:
@@ -59,6 +61,7 @@ def save_t5(folder: Path, tiny: bool = False, sizes: Mapping[str, int] = BASE, d
         tiny: a small width in place of that of `sizes`.
         sizes: `BASE`, `XXL`, or a part of one.
         dtype: of the weights on the disk.
+        weights: whether there are any; those of XXL take 9 GB.
     """
     import sentencepiece
 
@@ -83,8 +86,31 @@ def save_t5(folder: Path, tiny: bool = False, sizes: Mapping[str, int] = BASE, d
     small = {'d_model': 32, 'd_kv': 8, 'd_ff': 64, 'num_layers': min(2, sizes['num_layers']), 'num_heads': 4}
     chosen = small if tiny else dict(sizes)
     config = transformers.T5Config(vocab_size=32128, feed_forward_proj='gated-gelu', tie_word_embeddings=False, **chosen)
+    if not weights:
+        config.save_pretrained(folder)
+        return folder
     torch.manual_seed(0)
     transformers.T5EncoderModel(config).to(dtype).save_pretrained(folder)
+    return folder
+
+
+def save_minilm(folder: Path, tiny: bool = False) -> Path:
+    """The configuration of all-MiniLM-L6, and a tokenizer that knows the words of `TEXTS` and spells the others."""
+    repair_torchvision()
+    import transformers
+
+    folder.mkdir(parents=True)
+    letters = [prefix + chr(code) for prefix in ('', '##') for code in (*range(97, 123), *range(48, 58))]
+    words = sorted({word.strip(',') for text in TEXTS for word in text.split() if len(word) > 1})
+    vocabulary = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *letters, *words]
+    (folder / 'vocab.txt').write_text('\n'.join(vocabulary), encoding='utf-8')
+    stated = {'tokenizer_class': 'BertTokenizer', 'do_lower_case': True, 'model_max_length': 256}
+    (folder / 'tokenizer_config.json').write_text(json.dumps(stated), encoding='utf-8')
+    width, layers = (32, 2) if tiny else (384, 6)
+    transformers.BertConfig(
+        vocab_size=30522, hidden_size=width, num_hidden_layers=layers, num_attention_heads=4 if tiny else 12,
+        intermediate_size=4 * width, max_position_embeddings=512,
+    ).save_pretrained(folder)  # fmt: skip
     return folder
 
 

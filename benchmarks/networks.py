@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -42,7 +43,9 @@ BY_HAND = {name: conditioned_by_hand(body) for name, body in BODIES.items()}
 KINDS = ('film', 'attention', 'concat')
 
 
-def pair(name: str, kind: str, encoders: Any, tiny: bool = False, **text_condition: Any) -> tuple[Any, Any]:
+def pair(
+    name: str, kind: str, encoders: Any, tiny: bool = False, sizes: Mapping[str, int] | None = None, **text_condition: Any
+) -> tuple[Any, Any]:
     """A network decorated and by hand, with the same random weights, none of them zero.
 
     Args:
@@ -50,9 +53,10 @@ def pair(name: str, kind: str, encoders: Any, tiny: bool = False, **text_conditi
         kind: one of `KINDS`.
         encoders: `model_types` of the conditioner.
         tiny: small enough for a test.
+        sizes: of the network, in place of its own.
         text_condition: further arguments of the conditioner.
     """
-    sizes = TINY[name] if tiny else {}
+    sizes = TINY[name] if tiny else sizes or {}
     probe = BODIES[name](**sizes)
     torch.manual_seed(0)
     arguments = {

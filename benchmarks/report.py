@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.parts import PARTS
+from benchmarks.parts import ON_GPU, PARTS
 from benchmarks.results import RESULTS, ROOT, Figure, Result, read_all
 
 PAGE = ROOT / 'docs' / 'performance.md'
@@ -93,7 +93,7 @@ def gpu_block(results: dict[str, Result]) -> str:
     """The table of a GPU, if one was there."""
     if not results:
         return '*Not measured: no GPU was there. The suite takes one by itself where there is one.*'
-    parts = [f'**{part}**. {block(results[part])}' for part in PARTS if part in results]
+    parts = [f'**{part}**. {block(results[part])}' for part in (*PARTS, *ON_GPU) if part in results]
     return '\n\n'.join((table(('what', 'bar', 'median', 'quartiles', ''), bar_rows(results.values())), *parts))
 
 

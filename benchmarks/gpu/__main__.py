@@ -55,7 +55,7 @@ def pack(folder: Path, pythons: Sequence[str]) -> None:
     count, tree = len(list(folder.glob('*.whl'))), wheels.tree_bytes()
     print(f'{count} wheels, {packed / 2**20:.1f} MiB, beside a working tree of {tree / 2**20:.1f} MiB')
     if left_out:
-        print(f'no room for {", ".join(left_out)}: a machine that lacks these cannot run what needs them')
+        print(f'no room for {", ".join(left_out)}; --python names fewer versions')
 
 
 def environment_with(target: Path, compiled: Path) -> dict[str, str]:

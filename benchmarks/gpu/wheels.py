@@ -17,23 +17,24 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / '.wheels'
 LIMIT = 64 * 2**20  # bytes of the working tree and the wheels together
-PYTHONS = ('3.12', '3.11', '3.10')  # the most likely first: where not all fits, what comes last is left out
+PYTHONS = ('3.12', '3.11')  # the most likely first: where not all fits, what comes last is left out
 PLATFORMS = [f'manylinux_2_{minor}_x86_64' for minor in (17, 24, 26, 27, 28, 31, 34)] + [
     'manylinux2014_x86_64',
     'manylinux1_x86_64',
 ]
 
-# Distribution and module.
+# Distribution and module; what a machine with a torch for a GPU is most likely to lack comes first.
 SMALL = {
-    'beartype': 'beartype', 'typing_extensions': 'typing_extensions', 'safetensors': 'safetensors', 'tqdm': 'tqdm',
+    'beartype': 'beartype', 'open_clip_torch': 'open_clip', 'ftfy': 'ftfy', 'wcwidth': 'wcwidth', 'diffusers': 'diffusers',
+    'importlib_metadata': 'importlib_metadata', 'zipp': 'zipp', 'pytest': 'pytest', 'pluggy': 'pluggy', 'iniconfig': 'iniconfig',
+    'hypothesis': 'hypothesis', 'sortedcontainers': 'sortedcontainers', 'einops': 'einops',
+    'typing_extensions': 'typing_extensions', 'safetensors': 'safetensors', 'tqdm': 'tqdm',
     'packaging': 'packaging', 'filelock': 'filelock', 'fsspec': 'fsspec', 'PyYAML': 'yaml', 'regex': 'regex',
     'httpx': 'httpx', 'httpcore': 'httpcore', 'h11': 'h11', 'anyio': 'anyio', 'idna': 'idna', 'certifi': 'certifi',
     'requests': 'requests', 'urllib3': 'urllib3', 'charset-normalizer': 'charset_normalizer', 'click': 'click',
     'typer': 'typer', 'shellingham': 'shellingham', 'rich': 'rich', 'Pygments': 'pygments', 'markdown-it-py': 'markdown_it',
     'mdurl': 'mdurl', 'annotated-doc': 'annotated_doc', 'huggingface_hub': 'huggingface_hub', 'tokenizers': 'tokenizers',
-    'transformers': 'transformers', 'sentencepiece': 'sentencepiece', 'protobuf': 'google.protobuf', 'wcwidth': 'wcwidth',
-    'ftfy': 'ftfy', 'timm': 'timm', 'open_clip_torch': 'open_clip', 'zipp': 'zipp', 'importlib_metadata': 'importlib_metadata',
-    'diffusers': 'diffusers', 'einops': 'einops', 'pluggy': 'pluggy', 'iniconfig': 'iniconfig', 'pytest': 'pytest',
+    'transformers': 'transformers', 'sentencepiece': 'sentencepiece', 'protobuf': 'google.protobuf', 'timm': 'timm',
 }  # fmt: skip
 LARGE = {  # 40 MB for each Python; most machines with a torch for a GPU have them
     'numpy': 'numpy', 'pillow': 'PIL', 'matplotlib': 'matplotlib', 'contourpy': 'contourpy', 'cycler': 'cycler',
@@ -43,7 +44,7 @@ PACKAGES = {**SMALL, **LARGE}
 
 
 def pack(folder: Path, pythons: Sequence[str] = PYTHONS, limit: int = LIMIT) -> list[str]:
-    """Fill a folder with wheels, as many as fit beside the working tree; return those that did not."""
+    """Fill a folder with wheels, as many as fit beside the working tree; return the names of those that did not."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob('*.whl'):
         old.unlink()
@@ -53,7 +54,7 @@ def pack(folder: Path, pythons: Sequence[str] = PYTHONS, limit: int = LIMIT) -> 
             download(Path(made), python)
         for wheel in in_order(list(Path(made).glob('*.whl')), pythons):
             if wheel.stat().st_size > room:
-                left_out.append(wheel.name)
+                left_out.append('-'.join(wheel.name.split('-')[:3]))
                 continue
             room -= wheel.stat().st_size
             shutil.copy(wheel, folder)
@@ -89,8 +90,9 @@ def in_order(wheels: Sequence[Path], pythons: Sequence[str]) -> list[Path]:
     names = [plain(name) for name in PACKAGES]
 
     def place(wheel: Path) -> tuple[bool, int, int]:
-        tag = wheel.name.split('-')[2]
-        python = next((i for i, one in enumerate(pythons) if tag == f'cp{one.replace(".", "")}'), 0)  # 0: for every Python
+        tag = '-'.join(wheel.name.split('-')[-3:-1])  # cp312-cp312; others, such as cp310-abi3 and py3-none, are for every Python
+        tags = [f'{one}-{one}' for one in (f'cp{python.replace(".", "")}' for python in pythons)]
+        python = tags.index(tag) if tag in tags else 0
         package = names.index(distribution(wheel))
         return package >= len(SMALL), python, package
 

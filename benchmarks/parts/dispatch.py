@@ -72,9 +72,8 @@ def count(call: Callable[[], Any]) -> Counted:
     return Counted(len(visited), len(set(visited)), moves)
 
 
-@torch.no_grad()
-def measure(settings: Settings) -> list[Figure]:
-    """Time and count a guided call with prepared conditions, and with texts that come again."""
+def calls_of(settings: Settings) -> dict[str, Callable[[], Tensor]]:
+    """A guided call of a network that costs nothing, and its passes by hand."""
     torch.manual_seed(0)
     model: Any = Guided(
         text_condition_model_types=[WordEncoder(16)],
@@ -88,11 +87,17 @@ def measure(settings: Settings) -> list[Figure]:
     prompts, x = texts(2), torch.randn(2, 8, device=settings.device, dtype=settings.dtype)
     prepared = model.prepare(prompts)
     cond, null = (model.text_conditioner.bind(branch) for branch in (prepared.cond, prepared.null))
-    calls = {
+    return {
         AGAINST: lambda: torch.lerp(bare(x, null), bare(x, cond), 3.0),
         'prepared': lambda: model(x, text_condition=prepared, cond_scale=3.0),
         'texts': lambda: model(x, texts=prompts, cond_scale=3.0),
     }
+
+
+@torch.no_grad()
+def measure(settings: Settings) -> list[Figure]:
+    """Time and count a guided call with prepared conditions, and with texts that come again."""
+    calls = calls_of(settings)
     for way in RATIOS:
         assert_equal(calls[way](), calls[AGAINST](), way, **settings.tolerance)
     samples = in_turn(calls, settings.pace)

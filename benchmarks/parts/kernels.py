@@ -15,7 +15,7 @@ from benchmarks.bodies import BODIES
 from benchmarks.encoders import WordEncoder
 from benchmarks.networks import KINDS, pair
 from benchmarks.parts.steps import AGAINST, BATCH, assert_same, ways
-from benchmarks.results import Figure, counted
+from benchmarks.results import Bar, Figure, counted
 from benchmarks.settings import Settings
 
 
@@ -65,5 +65,6 @@ def measure(settings: Settings) -> list[Figure]:
             by_us = profiled(calls[way])
             more = ', '.join(f'{kernel} ({count} more)' for kernel, count in sorted((by_us - by_them).items()))
             note = f'more than by hand: {more}' if more else f'no {unit[:-1]} that the step by hand does not have'
-            figures.append(counted(case, way, AGAINST, by_us.total(), by_them.total(), unit, note=note))
+            bar = Bar('at most', 1.0) if on_gpu and way == 'prepared' else None
+            figures.append(counted(case, way, AGAINST, by_us.total(), by_them.total(), unit, bar, note))
     return figures

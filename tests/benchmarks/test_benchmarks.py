@@ -12,19 +12,20 @@ from benchmarks.__main__ import main
 from benchmarks.bodies import BODIES, noisy
 from benchmarks.encoders import WordEncoder, save_clip, save_t5, texts
 from benchmarks.networks import KINDS, pair
-from benchmarks.parts import PARTS, load
+from benchmarks.parts import ON_GPU, PARTS, load
 from benchmarks.report import PAGE, filled, report
 from benchmarks.results import Bar, Result, assert_equal, counted, environment, timed
 from benchmarks.settings import Settings
 from benchmarks.timing import Pace, Spread, in_turn
 
 TINY = Settings(Pace(rounds=1, sample_seconds=1e-5, warm_up=1), tiny=True, quiet=True)
-IN_PROCESS = [part for part in PARTS if part not in ('imports', 'sampling')]  # these two start processes
+ELSEWHERE = ('imports', 'sampling', 'compile_large')  # these start processes, or are rehearsed by `scripts/gpu --dry-run`
+IN_PROCESS = [part for part in (*PARTS, *ON_GPU) if part not in ELSEWHERE]
 
 
 @pytest.mark.parametrize('part', IN_PROCESS)
 def test_both_sides_of_a_part_agree(part):
-    figures = load(part).measure(TINY)
+    figures = list(load(part).measure(TINY))
     assert figures
     assert all(figure.value > 0 and figure.base > 0 for figure in figures)
 
@@ -155,3 +156,13 @@ def test_the_command_line_runs_what_it_is_asked_for(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(['stairs'])
     assert 'no part is called stairs' in capsys.readouterr().err
+
+
+def test_what_was_measured_before_an_interruption_is_kept(tmp_path, monkeypatch):
+    def measure(settings):
+        yield counted('case', 'way', 'other', 1.0, 2.0, 'bytes')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(load('layers'), 'measure', measure)
+    main(['layers', '--tiny', '--quiet', '--device', 'cpu', '--out', str(tmp_path)])
+    assert len(Result.read(tmp_path / 'cpu' / 'layers.json').figures) == 1
