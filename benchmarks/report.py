@@ -92,7 +92,7 @@ def provenance(result: Result) -> str:
 def gpu_block(results: dict[str, Result]) -> str:
     """The table of a GPU, if one was there."""
     if not results:
-        return '*Not measured: no GPU was there. The suite takes one by itself where there is one.*'
+        return '*Not measured: no GPU has been had for it yet.*'
     parts = [f'**{part}**. {block(results[part])}' for part in (*PARTS, *ON_GPU) if part in results]
     return '\n\n'.join((table(('what', 'bar', 'median', 'quartiles', ''), bar_rows(results.values())), *parts))
 

@@ -49,7 +49,8 @@ def as_page(outcomes: Sequence[Outcome], facts: dict[str, Any], bars: Sequence[d
         lines.append(f'| {one.name} | {one.what} | {one.status} | {one.seconds:g} | {last} |')
     if bars:
         missed = sum(bar['verdict'] == 'missed' for bar in bars)
-        lines += ['', f'Bars: {len(bars) - missed} met, {missed} missed.', '']
+        dry = ' A dry run: its sizes are tiny, and its figures mean nothing.' if facts.get('dry run') else ''
+        lines += ['', f'Bars: {len(bars) - missed} met, {missed} missed.{dry}', '']
         lines += ['| what | bar | measured | |', '| --- | --- | --- | --- |']
         lines += [f'| {bar["what"]} | {bar["bar"]} | {bar["measured"]:.3f} | {bar["verdict"]} |' for bar in bars]
     return '\n'.join(lines) + '\n'

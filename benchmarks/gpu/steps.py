@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from benchmarks.gpu.running import Step
+from benchmarks.gpu.wheels import there
 
 
 def all_steps(device: str, tiny: bool, tests: str = '') -> list[Step]:
@@ -23,26 +24,26 @@ def all_steps(device: str, tiny: bool, tests: str = '') -> list[Step]:
 
     def train(model: str, limit: float) -> Step:
         command = ('benchmarks.gpu.train', model, '--seconds', '{seconds}', '--device', device, '--out', '{folder}', *small)
-        return Step(
-            f'train-{model}', f'the {model} model, in the time that is left', (*python, *command), limit, 5 if tiny else 60
-        )
+        what = f'the {model} model, in the time that is left'
+        return Step(f'train-{model}', what, (*python, *command), limit, 5 if tiny else 60)
 
     facts = ('benchmarks.gpu.facts', '--device', device, '--out', '{folder}', *small)
-    tests = (
+    pytest = [
         'pytest',
         'tests/gpu',
         '-q',
         '-p',
         'no:cacheprovider',
         '--durations=8',
-        '--junitxml',
-        '{folder}/tests.xml',
+        '--junitxml={folder}/tests.xml',
         '-k',
         tests,
-    )
+    ]
+    if device == 'cuda' and there('xdist'):
+        pytest += ['-n', '4']  # most of the time is a compiler's, which takes one core of many
     return [
         Step('facts', 'the machine, its versions and its ceilings', (*python, *facts), 60),
-        Step('correctness', 'every law on the device', (*python, *tests), 200),
+        Step('correctness', 'every law on the device', (*python, *pytest), 200),
         speed('steps', 'a guided step over two passes by hand', 60, '--rounds', '12'),
         speed('dispatch', 'what a call costs beside its passes', 30),
         speed('graphs', 'the same with CUDA graphs', 60, '--rounds', '12'),
