@@ -26,7 +26,7 @@ class NullConditioner(Conditioner):
     here and have no effect, by design; no encoder is loaded.
 
     Args:
-        hidden_dims: Width of each of the hiddens; a call returns one identity for each.
+        hidden_dims: Width of each of the hiddens, or none; a call returns one identity for each.
         **unused: Arguments of the other conditioners.
 
     Raises:
@@ -41,7 +41,8 @@ class NullConditioner(Conditioner):
 
     @checked
     def __init__(self, hidden_dims: Sequence[int], **unused: Any) -> None:
-        check_hidden_dims(hidden_dims)
+        if hidden_dims:
+            check_hidden_dims(hidden_dims)
         kinds = (TextConditioner, AttentionTextConditioner, TextEmbeddingReturner)
         known = {name: None for kind in kinds for name in inspect.signature(kind).parameters}
         if unknown := [name for name in unused if name not in known]:
@@ -50,6 +51,12 @@ class NullConditioner(Conditioner):
                 f'hidden_dims alone: {", ".join(known)}'
             )
         super().__init__(hidden_dims, TextSource(), 0.0, True, 'zeros')
+
+    def check_given(self, texts: object, text_embeds: object) -> None:
+        pass
+
+    def check_repeat(self, repeat_batch: int | Sequence[int]) -> tuple[int, ...]:
+        return (1,) * len(self.hidden_dims)
 
     def branch(
         self,

@@ -53,6 +53,10 @@ class PooledConditioner(TextReader[Pooled]):
         if text_embed_stem_dim_mult < 1:
             raise ConfigError(f'text_embed_stem_dim_mult is a positive integer, but got {text_embed_stem_dim_mult}')
         source = TextSource.build(model_types, model_names, model_kwargs, text_embed_pad_value)
+        if 0 in source.dims_pooled:
+            raise ConfigError(
+                f'a {type(self).__name__} reads pooled features, and model_types has none of them: pass dim_pooled='
+            )
         super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null)
         dim = sum(source.dims_pooled)
         self.dim_latent = dim

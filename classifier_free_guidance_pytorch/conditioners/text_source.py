@@ -11,6 +11,7 @@ from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from classifier_free_guidance_pytorch.layers import Place
 from classifier_free_guidance_pytorch.text import (
     Encoder,
+    Precomputed,
     RecentCache,
     TextEncoder,
     TextEncoding,
@@ -49,6 +50,11 @@ class TextSource:
             if text_embed_pad_value != 0 and isinstance(encoder, TextEncoder) and encoder is not entry:
                 encoder.text_embed_pad_value = text_embed_pad_value
         return cls(encoders)
+
+    @property
+    def is_precomputed(self) -> bool:
+        """Whether there is no encoder at all, so that every feature that comes is as an encoder would make it."""
+        return all(isinstance(encoder, Precomputed) for encoder in self.encoders)
 
     @staticmethod
     def texts(texts: Any, name: str = 'texts', allow_none: bool = False) -> Texts:
@@ -104,8 +110,9 @@ class TextSource:
                     'check_encoders=False'
                 )
             widths = (encoding.tokens.shape[-1], encoding.pooled.shape[-1])
-            # features that were not stored are of width 0; a conditioner that needs them says so
-            if widths not in ((encoder.dim_latent, encoder.dim_pooled), (encoder.dim_latent, 0)):
+            # features that were not stored have no tokens or a width of 0; a conditioner that needs them says so
+            fits = widths[0] == encoder.dim_latent or encoding.tokens.shape[1] == 0
+            if not fits or widths[1] not in (encoder.dim_pooled, 0):
                 raise ShapeError(
                     f'a TextEncoding with tokens of width {widths[0]} and pooled features of width {widths[1]} was passed, but '
                     f'{type(encoder).__name__} makes {encoder.dim_latent} and {encoder.dim_pooled}: was it made by another?'

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from classifier_free_guidance_pytorch.conditioners.text_source import Encodings,
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
 from classifier_free_guidance_pytorch.layers import CrossAttention, Place, place_of
 from classifier_free_guidance_pytorch.rows import Rows
-from classifier_free_guidance_pytorch.text import Batch
+from classifier_free_guidance_pytorch.text import Batch, TextEncoding
 
 
 @dataclass(eq=False)
@@ -42,6 +42,9 @@ class Tokens(Rows):
 class TokenConditioner(TextReader[Tokens]):
     """Condition on the tokens of the text, projected to one width."""
 
+    # 0.7.1's `embed_texts` returned the padded tensor alone, whose mask was found again by the pad value: see `compat`
+    mask_from_pad_value: ClassVar[bool] = False
+
     def __init__(
         self,
         hidden_dims: Sequence[int],
@@ -53,6 +56,8 @@ class TokenConditioner(TextReader[Tokens]):
         text_embed_pad_value: float,
     ) -> None:
         super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null)
+        if 0 in source.dims_latent:
+            raise ConfigError(f'a {type(self).__name__} reads tokens, and model_types has none of them: pass dim_latent=')
         if dim_latent is not None and dim_latent < 1:
             raise ConfigError(f'dim_latent is a positive integer, but got {dim_latent}')
         self.dim_latent = max(source.dims_latent) if dim_latent is None else dim_latent
@@ -63,13 +68,14 @@ class TokenConditioner(TextReader[Tokens]):
     def place(self) -> Place:
         return place_of(self.to_latent_dims, self)
 
-    def embed_texts(self, texts: Batch[str]) -> TextCondReturn:
+    def embed_texts(self, texts: Batch[str]) -> Tensor | TextCondReturn:
         """Return the projected tokens and their mask, as 0.7.1's method did (there without the mask).
 
         The projection is trainable, so these freeze it: store what `encode_texts` returns to train on embeddings.
         """
         tokens, mask = self.read_encodings(self.encode_texts(texts)).concatenated()
-        return TextCondReturn(tokens.masked_fill(~mask.unsqueeze(-1), self.text_embed_pad_value), mask)
+        padded = tokens.masked_fill(~mask.unsqueeze(-1), self.text_embed_pad_value)
+        return padded if self.mask_from_pad_value else TextCondReturn(padded, mask)
 
     def read_encodings(self, encodings: Encodings) -> Tokens:
         place = self.place
@@ -84,12 +90,23 @@ class TokenConditioner(TextReader[Tokens]):
 
     def read_embeds(self, embeds: Tensor | TextCondReturn) -> Tokens:
         embed, mask = embeds if isinstance(embeds, TextCondReturn) else (embeds, None)
+        if embed is not None and embed.ndim == 3 and embed.shape[-1] in self.source.dims_latent:
+            if self.source.is_precomputed or (mask is None and embed.shape[-1] != self.dim_latent):
+                return self.read_encodings(self.source.checked([TextEncoding.of(embed, mask=mask)]))
+            if mask is None and not self.mask_from_pad_value:
+                raise ShapeError(
+                    f'text_embeds {tuple(embed.shape)} is a bare tensor, which can be the tokens of the encoder or what '
+                    f'embed_texts makes of them, both {self.dim_latent} wide: pass TextEncoding.of(tokens, mask=mask) for tokens '
+                    'of the encoder, or (embed, mask) as embed_texts returns them'
+                )
         if embed is None or embed.ndim != 3 or embed.shape[-1] != self.dim_latent:
             raise ShapeError(
                 f'text_embeds of a {type(self).__name__} holds projected tokens, (b, n, {self.dim_latent}), but got '
                 f'{None if embed is None else tuple(embed.shape)}: pass what its own embed_texts or encode_texts returns'
             )
-        if mask is None:  # a bare tensor comes without padding; nothing is guessed from its values
+        if mask is None and self.mask_from_pad_value:
+            mask = (embed != self.text_embed_pad_value).any(dim=-1)  # (b, n)
+        elif mask is None:  # a bare tensor comes without padding; nothing is guessed from its values
             mask = torch.ones(embed.shape[:2], dtype=torch.bool, device=embed.device)
         if mask.shape != embed.shape[:2] or mask.dtype != torch.bool:
             raise ShapeError(

@@ -58,6 +58,30 @@ class TextEncoding(Rows):
                 f'the mask of a TextEncoding is boolean, True = a real token, but got {mask.dtype}: pass mask.bool()'
             )
 
+    @staticmethod
+    def of(tokens: Tensor | None = None, pooled: Tensor | None = None, mask: Tensor | None = None) -> TextEncoding:
+        """Return an encoding of features that were made in any other way: labels, vectors, images.
+
+        Args:
+            tokens: `(b, n, d)`; left out where there are none.
+            pooled: `(b, d)`; left out where there are none.
+            mask: `(b, n)`, boolean; by default every token is real.
+
+        Raises:
+            ConfigError: Nothing is given.
+            ShapeError: The tensors do not describe the same batch.
+
+        Example:
+            >>> TextEncoding.of(pooled=torch.eye(10)[[3, 7]]).pooled.shape
+            torch.Size([2, 10])
+        """
+        given = pooled if tokens is None else tokens
+        if given is None:
+            raise ConfigError('TextEncoding.of needs tokens (b, n, d), pooled (b, d), or both')
+        tokens = given.new_zeros(len(given), 0, 0) if tokens is None else tokens
+        pooled = given.new_zeros(len(given), 0) if pooled is None else pooled
+        return TextEncoding(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool) if mask is None else mask, pooled)
+
     def __len__(self) -> int:
         return len(self.tokens)
 

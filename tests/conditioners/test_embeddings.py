@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from classifier_free_guidance_pytorch import TextEncoding
+from classifier_free_guidance_pytorch import NullConditioner, Precomputed, TextEncoding
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from tests.conditioners.making import KINDS, TEXTS, make, make_raw, noise, two_encoders
 from tests.tiny_models import TinyEncoder
 
@@ -104,3 +105,60 @@ def test_encoders_are_no_part_of_the_module(kind, tiny_t5):
     assert not encoder.model.training
     assert sum(p.numel() for p in conditioner.train().parameters()) == sum(t.numel() for t in conditioner.state_dict().values())
     assert not encoder.model.training, 'train() reached the encoder'
+
+
+# bare tensors
+
+
+@pytest.mark.parametrize('kind', ['attention', 'raw'])
+def test_bare_tokens_of_the_encoder_are_projected_or_refused_and_never_taken_as_projected(kind):
+    tokens, mask = noise(2, 4, 12), torch.tensor([[True] * 4, [True, True, False, False]])
+
+    def built(dim_latent, encoder=None):
+        encoders = [encoder or TinyEncoder()]
+        return (
+            make_raw(encoders, dim_latent=dim_latent) if kind == 'raw' else make(kind, encoders=encoders, dim_latent=dim_latent)
+        )
+
+    def embed(conditioner, embeds):
+        return conditioner(text_embeds=embeds, return_text_cond=True)[1].embed
+
+    whole = torch.ones(2, 4, dtype=torch.bool)
+    expected = TextEncoding(tokens, whole, noise(2, 8))
+    narrow, same = built(10), built(12)
+    torch.testing.assert_close(embed(narrow, tokens), embed(narrow, expected))
+    with pytest.raises(
+        ShapeError, match=r'text_embeds \(2, 4, 12\) is a bare tensor, which can be the tokens of the encoder or what'
+    ):
+        same(text_embeds=tokens)
+    torch.testing.assert_close(embed(same, TextEncoding.of(tokens)), embed(same, expected))
+    # a stand-in for an encoder makes no projected tokens, so whatever comes is the encoder's own
+    for dim_latent in (10, 12):
+        stand_in = built(dim_latent, Precomputed(dim_latent=12, dim_pooled=8))
+        for embeds in (tokens, TextEncoding.of(tokens), (tokens, whole)):
+            torch.testing.assert_close(embed(stand_in, embeds), embed(stand_in, expected))
+        masked = embed(stand_in, TextEncoding.of(tokens, mask=mask))
+        torch.testing.assert_close(embed(stand_in, (tokens, mask)), masked)
+
+
+def test_widths_that_an_encoder_does_not_have_are_asked_for():
+    with pytest.raises(
+        ConfigError, match='a TextConditioner reads pooled features, and model_types has none of them: pass dim_pooled='
+    ):
+        make('film', encoders=[Precomputed(dim_latent=12)])
+    with pytest.raises(
+        ConfigError, match='a AttentionTextConditioner reads tokens, and model_types has none of them: pass dim_latent='
+    ):
+        make('attention', encoders=[TinyEncoder(), Precomputed(dim_pooled=12)])
+    with pytest.raises(
+        ConfigError, match="null='empty' is the encoding of the empty string, and a Precomputed encoder reads no texts"
+    ):
+        make('film', encoders=[Precomputed(dim_pooled=12)], null='empty')
+
+
+@pytest.mark.parametrize('hidden_dims', [(), (8,)])
+def test_a_null_conditioner_needs_no_text_and_reads_none(hidden_dims):
+    cond_fns, text_cond = NullConditioner(hidden_dims=hidden_dims)(
+        repeat_batch=(5, 1, 1), cond_drop_prob=0.2, return_text_cond=True
+    )
+    assert (len(cond_fns), text_cond.embed) == (len(hidden_dims), None)

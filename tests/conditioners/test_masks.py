@@ -39,7 +39,9 @@ def test_a_text_that_is_masked_altogether_is_the_null():
     torch.testing.assert_close(nothing, conditioner(TEXTS[:2], cond_drop_prob=1.0)[0](hiddens))
 
 
-@pytest.mark.parametrize('make_one', [lambda: make('attention'), lambda: make_raw()], ids=['attention', 'raw'])
+@pytest.mark.parametrize(
+    'make_one', [lambda: make('attention', dim_latent=10), lambda: make_raw(dim_latent=10)], ids=['attention', 'raw']
+)
 def test_the_mask_is_never_inferred_from_values(make_one):
     """Real tokens that are zero, or equal to the pad value, stay real."""
     conditioner = make_one()
@@ -53,8 +55,8 @@ def test_the_mask_is_never_inferred_from_values(make_one):
 
 @pytest.mark.parametrize('as_pair', [tuple, list, lambda pair: TextCondReturn(*pair)], ids=['tuple', 'list', 'named'])
 def test_an_explicit_mask_goes_with_embeddings(as_pair):
-    conditioner, hiddens = make('attention'), noise(2, 6, 3)
-    embed, mask = noise(2, 4, 12), torch.tensor([[True, True, False, False], [True, False, True, True]])
+    conditioner, hiddens = make('attention', dim_latent=10), noise(2, 6, 3)
+    embed, mask = noise(2, 4, 10), torch.tensor([[True, True, False, False], [True, False, True, True]])
     changed = torch.where(mask[..., None], embed, torch.full_like(embed, 9.0))
     a = conditioner(text_embeds=as_pair((embed, mask)))[0](hiddens)
     torch.testing.assert_close(a, conditioner(text_embeds=as_pair((changed, mask)))[0](hiddens))

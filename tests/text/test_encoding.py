@@ -88,3 +88,18 @@ def test_a_file_that_holds_something_else(tmp_path):
     (tmp_path / 'text').write_text('hello')
     with pytest.raises(ConfigError, match='is not a safetensors file'):
         TextEncoding.load(tmp_path / 'text')
+
+
+def test_an_encoding_of_features_that_no_text_encoder_made():
+    tokens, pooled = torch.randn(2, 3, 4), torch.randn(2, 5)
+    assert TextEncoding.of(tokens).mask.all()
+    assert TextEncoding.of(tokens).pooled.shape == (2, 0)
+    assert TextEncoding.of(pooled=pooled).tokens.shape == (2, 0, 0)
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    both = TextEncoding.of(tokens, pooled, mask)
+    assert both.mask is mask
+    assert torch.equal(TextEncoding.collate([both[0], both[1]]).pooled, pooled)
+    with pytest.raises(ConfigError, match=r'TextEncoding.of needs tokens \(b, n, d\), pooled \(b, d\), or both'):
+        TextEncoding.of()
+    with pytest.raises(ShapeError, match=r'but got \(2, 3, 4\), \(2, 3\) and \(3, 5\)'):
+        TextEncoding.of(tokens, torch.randn(3, 5))
