@@ -31,7 +31,7 @@ from classifier_free_guidance_pytorch.conditioners.prepared import (
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, Texts, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from classifier_free_guidance_pytorch.layers import CondFn, Place, place_of
-from classifier_free_guidance_pytorch.text import Batch, Encoder, Precomputed, RecentCache, TextEncoding
+from classifier_free_guidance_pytorch.text import Batch, Encoder, RecentCache, TextEncoding
 
 Null: TypeAlias = Literal['learned', 'zeros', 'empty']
 TextEmbeds: TypeAlias = Tensor | TextCondReturn | TextEncoding | Sequence[TextEncoding] | tuple[Tensor, Tensor]
@@ -59,11 +59,8 @@ class Conditioner(nn.Module, ABC):
                 f'hiddens_channel_first is True or False, or one for each of the hiddens, got {hiddens_channel_first!r}'
             )
         check_drop_prob(cond_drop_prob, len(source.encoders))
-        if null == 'empty' and any(isinstance(encoder, Precomputed) for encoder in source.encoders):
-            raise ConfigError(
-                "null='empty' is the encoding of the empty string, and a Precomputed encoder reads no texts: pass null='learned' "
-                "or null='zeros'"
-            )
+        if null == 'empty':
+            source.check_reads_texts()
         self.source = source
         self.cond_drop_prob = cond_drop_prob
         self.null = null
@@ -169,7 +166,8 @@ class Conditioner(nn.Module, ABC):
         if isinstance(texts, FunctionType):  # a method that reads weights is run as a call, which is when offloading brings them
             return texts(self)
         self.check_repeat(repeat_batch)
-        self.check_given(texts, text_embeds)
+        if self.source.encoders:  # a conditioner without text needs none
+            check_one_of(texts, text_embeds)
         known = None if texts is None else self.source.texts(texts)
         if cond_drop_prob is not None:
             check_drop_prob(cond_drop_prob, len(self.source.encoders), rows=None if known is None else len(known))
@@ -178,10 +176,6 @@ class Conditioner(nn.Module, ABC):
         cond_fns = self.bind(branch, repeat_batch)
         wants_pair = type(self).return_text_cond if return_text_cond is None else return_text_cond
         return (cond_fns, branch.text_cond) if wants_pair else cond_fns
-
-    def check_given(self, texts: object, text_embeds: object) -> None:
-        """Raise `ConfigError` unless there is something to condition on, and only once."""
-        check_one_of(texts, text_embeds)
 
     def check_repeat(self, repeat_batch: int | Sequence[int]) -> tuple[int, ...]:
         """Return how often each of the hiddens repeats its text; raise `ConfigError` for what is no such number."""

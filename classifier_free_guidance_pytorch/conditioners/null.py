@@ -52,9 +52,6 @@ class NullConditioner(Conditioner):
             )
         super().__init__(hidden_dims, TextSource(), 0.0, True, 'zeros')
 
-    def check_given(self, texts: object, text_embeds: object) -> None:
-        pass
-
     def check_repeat(self, repeat_batch: int | Sequence[int]) -> tuple[int, ...]:
         return (1,) * len(self.hidden_dims)
 

@@ -56,6 +56,14 @@ class TextSource:
         """Whether there is no encoder at all, so that every feature that comes is as an encoder would make it."""
         return all(isinstance(encoder, Precomputed) for encoder in self.encoders)
 
+    def check_reads_texts(self) -> None:
+        """Raise `ConfigError` where an encoder could not encode the empty string."""
+        if any(isinstance(encoder, Precomputed) for encoder in self.encoders):
+            raise ConfigError(
+                "null='empty' is the encoding of the empty string, and a Precomputed encoder reads no texts: pass null='learned' "
+                "or null='zeros'"
+            )
+
     @staticmethod
     def texts(texts: Any, name: str = 'texts', allow_none: bool = False) -> Texts:
         """Return a batch of texts as a tuple; a traced graph takes them as they are, since they are checked again outside it.
