@@ -246,26 +246,6 @@ def test_a_decorated_model_trains_and_samples_on_it(store, kind):
     model(noise(3, 6), text_embeds=store[[3, 0, 6]], cond_drop_prob=0.5).sum().backward()
 
 
-@pytest.mark.parametrize('kind', [*KINDS, 'raw'])
-def test_a_conditioner_is_built_from_it_without_an_encoder(directory, store, kind):
-    """Also where only a part of it is read: a checkpoint of either conditioner fits the other."""
-    for one in (store, EmbeddingStore(directory, tokens=kind in ('attention', 'raw'), pooled=kind not in ('attention', 'raw'))):
-        given = {'encoders': one.encoders}
-        conditioner, live = (
-            (make_raw(one.encoders), make_raw([tiny_encoder()]))
-            if kind == 'raw'
-            else (make(kind, **given), make(kind, encoders=[tiny_encoder()]))
-        )
-        conditioner.load_state_dict(live.state_dict())
-        stored, expected = conditioner(text_embeds=one[:3]), live(CAPTIONS[:3])
-        if kind == 'raw':
-            assert_close(stored[1].embed, expected[1].embed)
-        else:
-            assert_close(stored[0](noise(3, 6)), expected[0](noise(3, 6)))
-    assert repr(store.encoders) == "(Precomputed(dim_latent=12, dim_pooled=8, origin=TinyEncoder 'tiny/one'),)"
-    assert EmbeddingStore(directory, check_encoders=False).encoders[0].origin is None
-
-
 def test_it_is_read_by_a_compiled_model(store):
     conditioner = make('film', encoders=[tiny_encoder()])
     compiled = torch.compile(lambda encoding: conditioner(text_embeds=encoding)[0](noise(2, 6)), backend='eager')

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from classifier_free_guidance_pytorch import Precomputed, TextEncoding
+from classifier_free_guidance_pytorch.corpus import EmbeddingStore
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from classifier_free_guidance_pytorch.text import Encoder, EncoderIdentity, identity_of
 from tests.conditioners.making import KINDS, TEXTS, make, make_raw, noise
+from tests.corpus.stores import tiny_encoder, write_store
 from tests.tiny_models import TinyEncoder
 
 MADE_BY = EncoderIdentity('T5Adapter', 'google/t5-v1_1-base', 'a1b2')
@@ -74,3 +76,21 @@ def test_copies_and_pickles():
     assert repr(stand_in(MADE_BY)) == (
         "Precomputed(dim_latent=12, dim_pooled=8, origin=T5Adapter 'google/t5-v1_1-base' (revision 'a1b2'))"
     )
+
+
+@pytest.mark.parametrize('kind', [*KINDS, 'raw'])
+def test_a_store_says_what_stands_for_its_encoders(tmp_path, kind):
+    """Also where only a part of it is read: a checkpoint of a conditioner for the encoder fits."""
+    encoder, tokens = tiny_encoder(), kind in ('attention', 'raw')
+    write_store(tmp_path, TEXTS, encoders={'one': encoder})
+    there = conditioner_of(kind, encoder)
+    for store in (EmbeddingStore(tmp_path), EmbeddingStore(tmp_path, tokens=tokens, pooled=not tokens)):
+        here = conditioner_of(kind, *store.encoders)
+        here.load_state_dict(there.state_dict())
+        expected, found = there(TEXTS), here(text_embeds=store[:3])
+        if kind == 'raw':
+            torch.testing.assert_close(found[1].embed, expected[1].embed)
+        else:
+            torch.testing.assert_close(found[0](noise(3, 6)), expected[0](noise(3, 6)))
+    assert repr(store.encoders) == "(Precomputed(dim_latent=12, dim_pooled=8, origin=TinyEncoder 'tiny/one'),)"
+    assert EmbeddingStore(tmp_path, check_encoders=False).encoders[0].origin is None
