@@ -36,7 +36,7 @@ class Rows:
 
     def repeat(self, times: int) -> Self:
         """Return every row `times` times in a row; a single row fits every batch and stays."""
-        return self if times == 1 or self.rows == 1 else self.map(lambda t: t.repeat_interleave(times, dim=0))
+        return self if times == 1 else self.map(lambda t: t if t.shape[0] == 1 else t.repeat_interleave(times, dim=0))
 
     def index(self, rows: slice | Sequence[int] | Tensor) -> Self:
         """Return some of the rows, always as a batch."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,12 +28,14 @@ class Pass:
         keywords: The arguments that only this pass gets.
         condition: What it is conditioned on, where the text is handled here.
         weak: What weakens it: a perturbation, or a second model that is called instead.
+        place: Which of the passes of its branch it is.
     """
 
     branch: str
     keywords: dict[str, Any]
     condition: BranchCondition | None = None
     weak: Perturbation | nn.Module | None = None
+    place: int = 0
 
 
 @dataclass
@@ -134,13 +137,24 @@ class Call:
         """Make one forward pass."""
         kwargs = {**self.kwargs, **one.keywords}
         for name, values in self.routed.items():
-            kwargs[name] = _route(values, one.branch)
+            kwargs[name] = _route(values, one)
         if isinstance(one.weak, nn.Module):
             return one.weak(*self.args, **kwargs)
         if one.weak is None:
             return self.fn(self.module, *self.args, **kwargs)
         with one.weak.applied(self.module):
             return self.fn(self.module, *self.args, **kwargs)
+
+    def share_out_caches(self, passes: Sequence[Pass]) -> None:
+        """Give every pass a cache of its own where an empty one was handed in, as `generate` of transformers does."""
+        if len(passes) > 2:  # of a branch that has several passes, each is routed by its place
+            names = [one.branch for one in passes]
+            for index, one in enumerate(passes):
+                one.place = names[:index].count(one.branch)
+        for name in [name for name, value in self.kwargs.items() if _is_empty_cache(value)]:
+            cache = self.kwargs.pop(name)
+            own = [cache, *(copy.deepcopy(cache) for _ in passes[1:])]
+            self.routed[name] = PerBranch(own, tuple([one.branch for one in passes]))
 
     def contents(self) -> list[Any]:
         """Return what the shared arguments hold, in a form that shows whether a pass has written to one."""
@@ -164,11 +178,17 @@ class Call:
         )
 
 
-def _route(values: Any, branch: str) -> Any:
-    """Return the value that a routed argument has for one branch; further branches share the conditional's."""
+def _route(values: Any, one: Pass) -> Any:
+    """Return the value that a routed argument has for one pass; further branches share the conditional's."""
     if isinstance(values, Mapping):
-        return values.get(branch, values['cond'])
-    return values.of(branch) if isinstance(values, PerBranch) else PerBranch(values).of(branch)
+        return values.get(one.branch, values['cond'])
+    return (values if isinstance(values, PerBranch) else PerBranch(values)).of(one.branch, one.place)
+
+
+def _is_empty_cache(value: Any) -> bool:
+    """Whether a value is a cache as those of transformers are, in which nothing is written yet."""
+    length = getattr(value, 'get_seq_length', None) if not isinstance(value, (Tensor, nn.Module)) else None
+    return callable(length) and not length()
 
 
 def _content(value: Any, depth: int = 4) -> Any:

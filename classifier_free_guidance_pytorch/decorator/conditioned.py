@@ -116,6 +116,9 @@ class Conditioned:
         return conditioner
 
     def _pass(self, branch: str, conditioner: Conditioner, condition: BranchCondition, call: Call) -> Pass:
+        samples = call.text.num_samples_per_text
+        if samples != 1 and call.batch in (None, condition.rows * samples):
+            condition = condition.repeat(samples)
         return Pass(branch, self._keywords(conditioner.bind(condition, call.text.repeat_batch), call), condition)
 
     def _keywords(self, cond_fns: CondFns, call: Call, joined: bool = False) -> dict[str, Any]:
@@ -155,6 +158,9 @@ class Conditioned:
         text, names, batch = call.text, self.names, call.batch
         if text.repeat_batch != 1:
             conditioner.check_repeat(text.repeat_batch)
+        samples = text.num_samples_per_text
+        if type(samples) is not int or samples < 1:
+            raise ConfigError(f'num_samples_per_text counts the samples that share a text, at least 1, but got {samples!r}')
         if text.cond_drop_prob is not None and not isinstance(conditioner, NullConditioner):
             check_drop_prob(text.cond_drop_prob, len(conditioner.source.encoders), names.cond_drop_prob, batch)
         known: list[list[Texts | None]] = [[None], [None]]
@@ -171,7 +177,8 @@ class Conditioned:
         self, conditioner: Conditioner, texts: Texts | None, embeds: Any, call: Call, drop_prob: DropProb | None = None
     ) -> BranchCondition:
         """Return the conditions of texts or embeddings."""
-        branch = conditioner.branch(texts, embeds, drop_prob, call.batch, _times(call))
+        samples = call.text.num_samples_per_text
+        branch = conditioner.branch(texts, embeds, drop_prob, call.batch, _times(call) if samples == 1 else samples)
         if texts is None:
             _check_count(branch.rows, 'text embeddings', call)
         return branch
@@ -213,7 +220,7 @@ class Conditioned:
             UsageError: A condition of a different model, or of this one before its weights changed.
         """
         text = call.text
-        if text.cond_drop_prob is not None or text.repeat_batch != 1:
+        if text.cond_drop_prob is not None or text.repeat_batch != 1 or text.num_samples_per_text != 1:
             self._checked(conditioner, call)
         given = text.text_condition if isinstance(text.text_condition, (list, tuple)) else (text.text_condition,)
         for prepared in given:
@@ -241,10 +248,13 @@ def _times(call: Call) -> int:
 
 def _check_count(count: int, what: str, call: Call) -> None:
     """Raise `ShapeError` for a number of texts that does not fit the batch."""
-    batch, times = call.batch, _times(call)
-    if batch is None or count in (1, batch) or (times > 1 and (count * times == batch or count == batch * times)):
+    batch, times, samples = call.batch, _times(call), call.text.num_samples_per_text
+    if batch is None or count in (1, batch) or (samples > 1 and count * samples == batch):
+        return
+    if times > 1 and (count * times == batch or count == batch * times):
         return
     shared = f' (or {batch // times} or {batch * times} with repeat_batch={times})' if times > 1 else ''
+    shared = f' (or {batch // samples} with num_samples_per_text={samples})' if samples > 1 else shared
     raise ShapeError(f'{count} {what} were given for a batch of {batch}: pass one per sample, or one for all{shared}')
 
 

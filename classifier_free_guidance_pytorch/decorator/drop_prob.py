@@ -60,8 +60,9 @@ class ByDropProb:
         name, text = self.signature.name, call.text
         if text.text_condition is not None:
             raise ConfigError(f'text_condition is for a text_conditioner, but {name} handles its texts itself')
-        if text.repeat_batch != 1:
-            raise ConfigError(f'repeat_batch is for the callables of a text_conditioner, but {name} handles its texts itself')
+        for word in ('repeat_batch', 'num_samples_per_text'):
+            if getattr(text, word) != 1:
+                raise ConfigError(f'{word} is for the callables of a text_conditioner, but {name} handles its texts itself')
         if text.cond_drop_prob is not None:
             check_drop_prob(text.cond_drop_prob, 1, self.names.cond_drop_prob)
         given = text.as_keywords(self.names)

@@ -83,6 +83,8 @@ def guide(source: Source, call: Call) -> Any:
 
 def run(source: Source, call: Call, passes: list[Pass]) -> list[Any]:
     """Return the output of every pass."""
+    if len(passes) > 1 and not torch.compiler.is_compiling():
+        call.share_out_caches(passes)
     outputs = source.run_joined(call, passes) if call.keywords.cfg_batched and len(passes) > 1 else None
     if outputs is not None:
         return outputs

@@ -65,9 +65,8 @@ class TextKeywords(Keywords):
     cond_drop_prob: DropProb | None = keyword(
         None, "probability of losing the text: a number, one per encoder, or a tensor `(b,)`; the conditioner's own in training"
     )
-    repeat_batch: int | Sequence[int] = keyword(
-        1, 'how many rows of the hiddens share a text: frames folded into the batch, or several samples per prompt'
-    )
+    repeat_batch: int | Sequence[int] = keyword(1, 'how many rows of the hiddens share a text, such as frames in the batch')
+    num_samples_per_text: int = keyword(1, 'how many consecutive samples share a text, for several drawings of one prompt')
 
     @staticmethod
     def take(kwargs: dict[str, Any], names: KeyNames) -> TextKeywords:
@@ -113,9 +112,7 @@ class GuidanceKeywords(Keywords):
         None, 'a rule of the `guidance` module, or a preset; classifier-free guidance by default'
     )
     guidance_state: rules.State | None = keyword(None, 'what `rule.init_state()` returned, for rules that remember between steps')
-    guidance_kwargs: Mapping[str, Any] | None = keyword(
-        None, 'what rules and schedules may need: `x`, `sigma`, `alpha`, `progress`'
-    )
+    guidance_kwargs: Mapping[str, Any] | None = keyword(None, 'what rules may need: `x`, `sigma`, `alpha`, `progress`')
     rescale_phi: float = keyword(
         0.0, "share of the prediction rescaled to the conditional's standard deviation (arXiv 2305.08891)"
     )

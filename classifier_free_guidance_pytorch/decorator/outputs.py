@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -22,7 +23,11 @@ Path: TypeAlias = tuple[Any, ...]
 
 
 class PerBranch(tuple[Any, ...]):
-    """What an entry of the output is in each branch. Handed in again as an argument, every branch gets its own value back."""
+    """What an entry of the output is in each branch. Handed in again as an argument, every branch gets its own value back.
+
+    It is asked like one of its values, so that code which carries a cache from step to step need not know that there are several:
+    a method runs on the value of every branch, a list has the entries of all, and anything else is that of the first.
+    """
 
     branches: tuple[str, ...]
 
@@ -31,9 +36,26 @@ class PerBranch(tuple[Any, ...]):
         self.branches = branches
         return self
 
-    def of(self, branch: str) -> Any:
-        """Return the value of a branch; one that was not run has the conditional's."""
-        return self[self.branches.index(branch) if branch in self.branches else 0]
+    def of(self, branch: str, place: int = 0) -> Any:
+        """Return the value of a branch, the one at a place where it has several; one that was not run has the first branch's."""
+        own = [value for value, name in zip(self, self.branches, strict=True) if name == branch]
+        return own[place] if place < len(own) else self[0]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith('__') or name == 'branches':  # protocols, of which the tuple has its own
+            raise AttributeError(name)
+        every = [getattr(value, name) for value in self]
+        if all(callable(one) for one in every):
+            return partial(_first_of_all, every)
+        if all(isinstance(one, (list, tuple)) for one in every):
+            return [part for one in every for part in one]
+        return every[0]
+
+
+def _first_of_all(functions: Sequence[Callable[..., Any]], *args: Any, **kwargs: Any) -> Any:
+    """Call every function, and return what the first returned."""
+    first, *_ = [function(*args, **kwargs) for function in functions]
+    return first
 
 
 def is_structured(output: Any) -> bool:

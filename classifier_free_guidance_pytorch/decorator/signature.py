@@ -61,6 +61,7 @@ class KeyNames:
             **{getattr(self, name): name for name in ours},
             'text_condition': 'text_condition',
             'repeat_batch': 'repeat_batch',
+            'num_samples_per_text': 'num_samples_per_text',
         }
 
 

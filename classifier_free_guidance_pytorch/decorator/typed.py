@@ -45,6 +45,7 @@ class CallKeywords(TypedDict, total=False):
     text_condition: PreparedCondition | Sequence[PreparedCondition] | None
     cond_drop_prob: DropProb | None
     repeat_batch: int | Sequence[int]
+    num_samples_per_text: int
     cond_scale: Scale | Schedule
     guidance: Rule | Preset | None
     guidance_state: State | None
@@ -160,6 +161,7 @@ class TextConditioned(nn.Module):
                 text_condition: PreparedCondition | Sequence[PreparedCondition] | None = None,
                 cond_drop_prob: DropProb | None = None,
                 repeat_batch: int | Sequence[int] = 1,
+                num_samples_per_text: int = 1,
                 cond_scale: Scale | Schedule = 1.0,
                 guidance: Rule | Preset | None = None,
                 guidance_state: State | None = None,
