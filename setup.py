@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 PACKAGE = 'classifier_free_guidance_pytorch'
+REPOSITORY = 'https://github.com/lucidrains/classifier-free-guidance-pytorch'
 VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / PACKAGE / '__init__.py').read_text(encoding='utf-8'), re.MULTILINE)[1]
 
 CORPUS = ['datasets>=2.18', 'pyarrow>=14']
@@ -29,9 +30,9 @@ DEV = [*TEST, 'basedpyright>=1.30', 'mypy>=1.11', 'ruff>=0.6']  # basedpyright i
 
 
 def read_on_an_index(page: str) -> str:
-    """Return the README as a package index shows it: without pictures and links that lead into the repository."""
-    page = re.sub(r'!\[[^\]]*\]\((?!https?:)[^)]*\)\n*', '', page)
-    return re.sub(r'\[([^\]]+)\]\((?!https?:|#)[^)]*\)', r'\1', page)
+    """Return the README as a package index shows it: its pictures and links lead to this version of the repository."""
+    page = re.sub(r'(!\[[^\]]*\])\((?!https?:)([^)]*)\)', rf'\1({REPOSITORY}/raw/v{VERSION}/\2)', page)
+    return re.sub(r'(?<!!)(\[[^\]]+\])\((?!https?:|#)([^)]*)\)', rf'\1({REPOSITORY}/blob/v{VERSION}/\2)', page)
 
 
 setup(
@@ -40,6 +41,13 @@ setup(
     description='Text conditioning and classifier-free guidance for any PyTorch module',
     long_description=read_on_an_index((ROOT / 'README.md').read_text(encoding='utf-8')),
     long_description_content_type='text/markdown',
+    author='the classifier-free-guidance-pytorch maintainers',
+    url=REPOSITORY,
+    project_urls={
+        'Documentation': f'{REPOSITORY}/tree/main/docs',
+        'Changelog': f'{REPOSITORY}/blob/main/CHANGELOG.md',
+        'Issues': f'{REPOSITORY}/issues',
+    },
     license_expression='MIT',
     license_files=['LICENSE'],
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),

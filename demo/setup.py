@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 PACKAGE = 'cfg_demo'
+REPOSITORY = 'https://github.com/lucidrains/classifier-free-guidance-pytorch'
 VERSION = re.search(r"^__version__ = '(.+)'$", (HERE / PACKAGE / '__init__.py').read_text(encoding='utf-8'), re.MULTILINE)[1]
 
 setup(
@@ -15,10 +16,13 @@ setup(
     description='Classifier-free guidance, shown: small text-conditioned models that train and draw on a laptop',
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
+    author='the classifier-free-guidance-pytorch maintainers',
+    url=f'{REPOSITORY}/tree/main/demo',
+    project_urls={'Issues': f'{REPOSITORY}/issues'},
     license_expression='MIT',
     license_files=['LICENSE'],
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={PACKAGE: ['py.typed', '**/*.safetensors', 'image/weights/README.md']},
+    package_data={PACKAGE: ['py.typed', '**/*.safetensors', 'image/weights/README.md', 'mini/README.md']},
     include_package_data=False,
     python_requires='>=3.10',
     install_requires=[

@@ -118,7 +118,13 @@ def test_the_metadata(metadata, package, folder):
     assert found['Description-Content-Type'] == 'text/markdown'
     page, shown = (ROOT / folder / 'README.md').read_text(encoding='utf-8'), found.get_payload()
     assert shown.splitlines()[0] == page.splitlines()[0]
-    assert [link for link in re.findall(r'\]\(([^)]*)\)', shown) if not link.startswith(('http', '#'))] == [], 'dead on an index'
+    links = re.findall(r'\]\(([^)]*)\)', shown)
+    assert [link for link in links if not link.startswith(('http', '#'))] == [], 'dead on an index'
+    here = [link.partition(f'/v{found["Version"]}/')[2] for link in links if '/blob/v' in link or '/raw/v' in link]
+    assert [path for path in here if not (ROOT / path).exists()] == []
+    assert any('/raw/v' in link for link in links) or package == DEMO, 'the picture is shown'
+    assert found['Author'] == 'the classifier-free-guidance-pytorch maintainers'
+    assert found['Home-page'] or found.get_all('Project-URL')
     assert 'Typing :: Typed' in found.get_all('Classifier')
     assert (ROOT / folder / 'LICENSE').read_text(encoding='utf-8') == (ROOT / 'LICENSE').read_text(encoding='utf-8')
 
@@ -237,3 +243,34 @@ def test_both_distributions_are_installed_at_once_and_again_when_either_changes(
             file.write('# changed\n')
         assert installing in run_script(ready / 'test').stdout
         assert installing not in run_script(ready / 'test').stdout
+
+
+def test_the_citation_is_of_this_version():
+    text = (ROOT / 'CITATION.cff').read_text(encoding='utf-8')
+    assert f'version: {import_module(LIBRARY).__version__}' in text.splitlines()
+
+
+def test_the_changelog_knows_this_version():
+    major, minor, _ = import_module(LIBRARY).__version__.split('.')
+    assert re.search(rf'^## .*\b{major}\.{minor}\b', (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8'), re.MULTILINE)
+
+
+def test_what_security_promises_is_tested():
+    tests = re.findall(r'`(tests/[\w/]+\.py)`', (ROOT / 'SECURITY.md').read_text(encoding='utf-8'))
+    assert len(tests) >= 4
+    assert [test for test in tests if not (ROOT / test).is_file()] == []
+
+
+def test_the_hooks_are_of_the_version_that_ci_runs():
+    (pinned,) = re.findall(r'^ruff==(.+)$', (ROOT / 'constraints.txt').read_text(encoding='utf-8'), re.MULTILINE)
+    assert f'rev: v{pinned}' in (ROOT / '.pre-commit-config.yaml').read_text(encoding='utf-8')
+
+
+@both
+def test_every_shipped_weight_has_a_model_card(package, folder):
+    weights = sorted((ROOT / folder / package).glob('**/*.safetensors'))
+    assert weights
+    for path in weights:
+        assert '## Licence' in (path.parent / 'README.md').read_text(encoding='utf-8'), (
+            f'the model card of {path} names its licence'
+        )

@@ -95,4 +95,8 @@ place) never seen either. No caption of a set is true of another's picture, so e
     cfg-demo train-mini {command}
 
 {versions}. The pictures and the image tower are described in `demo/cfg_demo/mini/`.
+
+## Licence
+
+MIT, like the library. Captions and pictures of the training are drawn by `cfg_demo` itself; no data of others is in these weights.
 """

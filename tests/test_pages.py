@@ -1,0 +1,57 @@
+"""The pages of documentation that belong to no room of the library: their code runs, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from classifier_free_guidance_pytorch import errors
+from classifier_free_guidance_pytorch.decorator.class_decorator import CONDITIONERS
+from classifier_free_guidance_pytorch.text.registry import _ADAPTERS
+from classifier_free_guidance_pytorch.text.torchvision_repair import repair_torchvision
+from tests.test_readme import blocks, encoders_of_the_readme  # noqa: F401  a fixture
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / 'docs').glob('*.md'))
+
+
+def page(name: str) -> str:
+    return (ROOT / 'docs' / f'{name}.md').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize('name', ['conditioning', 'first_model'])
+def test_every_block_of_a_page_runs(name, encoders_of_the_readme, tmp_path, monkeypatch):  # noqa: F811
+    repair_torchvision()  # which diffusers imports
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names: dict[str, object] = {}
+    found = blocks('python', page(name))
+    assert len(found) >= 4
+    for line, block in found:
+        exec(compile('\n' * line + block, f'docs/{name}.md', 'exec'), names)
+
+
+@pytest.mark.parametrize('path', PAGES, ids=[path.stem for path in PAGES])
+def test_every_link_of_a_page_leads_somewhere(path):
+    prose = re.sub(r'```.*?```|`[^`\n]*`', '', path.read_text(encoding='utf-8'), flags=re.DOTALL)
+    links = [link for link in re.findall(r'\]\(([^)#]+)', prose) if '://' not in link]
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_the_tables_of_encoders_and_types_are_complete():
+    assert set(re.findall(r"^\| `'(\w+)'` \|", page('conditioning'), re.MULTILINE)) == CONDITIONERS.keys() | _ADAPTERS.keys()
+
+
+def test_the_table_of_errors_is_complete():
+    table = dict(re.findall(r'^\| `(\w+)` \| `(\w+)` \|', page('troubleshooting'), re.MULTILINE))
+    family = [one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, errors.CFGError)]
+    listed = {one.__name__: one.__mro__[2].__name__ for one in family if errors.CFGError in one.__bases__}
+    assert table == listed
+
+
+def test_the_migration_page_lists_every_error():
+    named = set(re.findall(r'`(\w+Error)`', page('migration')))
+    assert set(re.findall(r'^\| `(\w+)` \|', page('troubleshooting'), re.MULTILINE)) <= named
