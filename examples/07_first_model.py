@@ -23,29 +23,42 @@ SIZE = 16
 TEXT = {'text_condition_type': 'film', 'text_condition_model_types': 'mini', 'text_condition_cond_drop_prob': 0.1}
 
 
+class Block(nn.Module):
+    """Two convolutions; the second sees the picture scaled and shifted by a vector `(b, dim_vector)`."""
+
+    def __init__(self, dim, dim_vector):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(dim, dim, 3, padding=1), nn.Conv2d(dim, dim, 3, padding=1)
+        self.norm, self.modulate = nn.GroupNorm(8, dim, affine=False), nn.Linear(dim_vector, 2 * dim)
+
+    def forward(self, x, vector):
+        scale, shift = self.modulate(vector)[..., None, None].chunk(2, dim=1)
+        return x + self.second(F.silu(self.norm(self.first(F.silu(x))) * (1 + scale) + shift))
+
+
 @classifier_free_guidance_class_decorator
 class UNet(nn.Module):
     """Predicts the velocity from pictures to noise, `(b, 3, h, w)`."""
 
-    def __init__(self, dim=32):
+    def __init__(self, dim=48, dim_vector=128):
         super().__init__()
-        self.time = nn.Sequential(nn.Linear(1, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.into, self.out = nn.Conv2d(3, dim, 3, padding=1), nn.Conv2d(2 * dim, 3, 3, padding=1)
-        self.down, self.up = nn.Conv2d(dim, 2 * dim, 4, 2, 1), nn.ConvTranspose2d(2 * dim, dim, 4, 2, 1)
-        self.middle = nn.Sequential(nn.GroupNorm(8, 2 * dim), nn.SiLU(), nn.Conv2d(2 * dim, 2 * dim, 3, padding=1))
+        self.time = nn.Sequential(nn.Linear(1, dim_vector), nn.SiLU(), nn.Linear(dim_vector, dim_vector))
+        self.places = nn.Parameter(0.1 * torch.randn(dim, SIZE // 2, SIZE // 2))
+        self.into, self.out = nn.Conv2d(3, dim, 2, stride=2), nn.ConvTranspose2d(dim, 3, 2, stride=2)
+        self.down, self.up = nn.Conv2d(dim, 2 * dim, 2, stride=2), nn.ConvTranspose2d(2 * dim, dim, 2, stride=2)
+        self.before, self.middle, self.after = Block(dim, dim_vector), Block(2 * dim, dim_vector), Block(dim, dim_vector)
 
     def forward(self, images, time, cond_fns):
-        on_large, on_small = cond_fns  # text_condition_hidden_dims=(dim, 2 * dim)
-        large = self.into(images) + self.time(time[:, None])[..., None, None]  # (b, dim, h, w)
-        large = on_large(F.silu(large))
-        small = on_small(F.silu(self.down(large)))  # (b, 2 * dim, h / 2, w / 2)
-        small = small + self.middle(small)
-        return self.out(torch.cat((large, self.up(F.silu(small))), dim=1))
+        on_time, on_small = cond_fns  # text_condition_hidden_dims=(dim_vector, 2 * dim)
+        vector = F.silu(on_time(self.time(time[:, None])))  # (b, dim_vector): the time, modulated by the text
+        large = self.before(self.into(images) + self.places, vector)  # (b, dim, h / 2, w / 2)
+        small = self.middle(on_small(self.down(large)), vector)  # (b, 2 * dim, h / 4, w / 4)
+        return self.out(self.after(large + self.up(small), vector))
 
 
-def build(dim=32):
+def build():
     """An untrained model."""
-    return UNet(dim, text_condition_hidden_dims=(dim, 2 * dim), **TEXT)
+    return UNet(48, 128, text_condition_hidden_dims=(128, 96), **TEXT)
 
 
 def train(model, steps, batch=32):
@@ -77,7 +90,7 @@ def sample(model, texts, cond_scale, negative=None, steps=20, seed=1):
     return (images / 2 + 0.5).clamp(0, 1)
 
 
-def main(steps=800, each=32, out='runs/examples/first_model.png', weights='runs/examples/first_model.safetensors'):
+def main(steps=1200, each=32, out='runs/examples/first_model.png', weights='runs/examples/first_model.safetensors'):
     """Train, save, load into a new model, sample at every scale, print and draw; return the share of right pictures by scale."""
     torch.manual_seed(0)
     trained, model = train(build(), steps), build()

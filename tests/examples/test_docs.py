@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'examples.md').read_text(encoding='utf-8')
 EXAMPLES = sorted((ROOT / 'examples').glob('0*.py'))
-MAX_CODE = 60  # lines, without docstrings, imports and empty ones
+MAX_CODE = 62  # lines, without docstrings, imports and empty ones
 
 
 def lines_of_code(source: str) -> int:
