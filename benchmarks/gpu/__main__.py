@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -77,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not chosen.dry_run and subprocess.run([sys.executable, '-c', HAS_GPU], check=False).returncode:
         print('this Python has no torch that sees a GPU: try --dry-run, which runs on the CPU', file=sys.stderr)
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the step that is running is ended as well
     work, outcomes = chosen.work, []
     target = work.parent / f'{work.name}-installed'
     shutil.rmtree(work, ignore_errors=True)  # what an earlier run found is not part of this one

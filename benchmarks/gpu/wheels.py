@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / '.wheels'
-LIMIT = 64 * 2**20  # bytes of the working tree and the wheels together
+LIMIT = 63 * 2**20  # bytes of the working tree and the wheels together: a machine that is lent may take 64 MiB
 PYTHONS = ('3.12', '3.11')  # the most likely first: where not all fits, what comes last is left out
 PLATFORMS = [f'manylinux_2_{minor}_x86_64' for minor in (17, 24, 26, 27, 28, 31, 34)] + [
     'manylinux2014_x86_64',
@@ -26,11 +26,13 @@ PLATFORMS = [f'manylinux_2_{minor}_x86_64' for minor in (17, 24, 26, 27, 28, 31,
 # Distribution and module; what a machine with a torch for a GPU is most likely to lack comes first.
 SMALL = {
     'beartype': 'beartype', 'open_clip_torch': 'open_clip', 'ftfy': 'ftfy', 'wcwidth': 'wcwidth', 'diffusers': 'diffusers',
-    'importlib_metadata': 'importlib_metadata', 'zipp': 'zipp', 'pytest': 'pytest', 'pluggy': 'pluggy', 'iniconfig': 'iniconfig',
-    'hypothesis': 'hypothesis', 'sortedcontainers': 'sortedcontainers', 'einops': 'einops',
+    'importlib_metadata': 'importlib_metadata', 'zipp': 'zipp', 'lazy-importer': 'lazy_importer',
+    'pytest': 'pytest', 'pluggy': 'pluggy', 'iniconfig': 'iniconfig', 'hypothesis': 'hypothesis',
+    'sortedcontainers': 'sortedcontainers', 'einops': 'einops',
     'typing_extensions': 'typing_extensions', 'safetensors': 'safetensors', 'tqdm': 'tqdm',
     'packaging': 'packaging', 'filelock': 'filelock', 'fsspec': 'fsspec', 'PyYAML': 'yaml', 'regex': 'regex',
-    'httpx': 'httpx', 'httpcore': 'httpcore', 'h11': 'h11', 'anyio': 'anyio', 'idna': 'idna', 'certifi': 'certifi',
+    'httpx': 'httpx', 'httpcore': 'httpcore', 'httpx2': 'httpx2', 'httpcore2': 'httpcore2', 'truststore': 'truststore',
+    'h11': 'h11', 'anyio': 'anyio', 'idna': 'idna', 'certifi': 'certifi',
     'requests': 'requests', 'urllib3': 'urllib3', 'charset-normalizer': 'charset_normalizer', 'click': 'click',
     'typer': 'typer', 'shellingham': 'shellingham', 'rich': 'rich', 'Pygments': 'pygments', 'markdown-it-py': 'markdown_it',
     'mdurl': 'mdurl', 'annotated-doc': 'annotated_doc', 'huggingface_hub': 'huggingface_hub', 'tokenizers': 'tokenizers',
@@ -38,7 +40,7 @@ SMALL = {
 }  # fmt: skip
 LARGE = {  # 40 MB for each Python; most machines with a torch for a GPU have them
     'numpy': 'numpy', 'pillow': 'PIL', 'matplotlib': 'matplotlib', 'contourpy': 'contourpy', 'cycler': 'cycler',
-    'fonttools': 'fontTools', 'kiwisolver': 'kiwisolver', 'pyparsing': 'pyparsing', 'python-dateutil': 'dateutil', 'six': 'six',
+    'fonttools': 'fontTools', 'kiwisolver': 'kiwisolver', 'pyparsing': 'pyparsing', 'python-dateutil': 'dateutil',
 }  # fmt: skip
 PACKAGES = {**SMALL, **LARGE}
 

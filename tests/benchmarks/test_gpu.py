@@ -8,15 +8,20 @@ import subprocess
 import sys
 import time
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from benchmarks.gpu import results, running, wheels
 from benchmarks.gpu.__main__ import environment_with, main
 from benchmarks.gpu.running import FAILED, LATE, PASSED, SKIP, STOPPED, Outcome, Step, run_all
 from benchmarks.gpu.steps import all_steps
 from benchmarks.parts import ON_GPU, PARTS
+from benchmarks.results import version_of
 
 ROOT = wheels.ROOT
+UNUSED = {'hf-xet', 'pydantic', 'tzdata'}  # for downloads, command lines and time zones
 SAVES_WHEN_INTERRUPTED = """
 import sys, time
 try:
@@ -145,6 +150,16 @@ def test_versions_are_those_of_the_constraints():
         assert any(one.startswith('open_clip_torch==') for one in requirements)
         assert any(one.startswith('numpy==') for one in requirements) == expected
     assert not any('torchvision' in one or one.startswith(('torch', 'nvidia')) for one in requirements)
+
+
+def test_what_the_packages_need_is_packed_too():
+    packed, missing = {wheels.plain(name) for name in wheels.PACKAGES}, set()
+    for pinned in wheels.pinned(f'{sys.version_info.major}.{sys.version_info.minor}'):
+        name, _, version = pinned.partition('==')
+        if version_of(name) == version:  # others may need something else
+            needs = (Requirement(line) for line in requires(name) or ())
+            missing |= {wheels.plain(one.name) for one in needs if not one.marker or one.marker.evaluate({'extra': ''})} - packed
+    assert missing <= {'torch', 'torchvision', *UNUSED}
 
 
 def test_only_what_is_missing_is_installed(tmp_path, monkeypatch):
