@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -11,6 +11,7 @@ from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from classifier_free_guidance_pytorch.layers import Place
 from classifier_free_guidance_pytorch.text import (
     Encoder,
+    EncoderIdentity,
     Precomputed,
     RecentCache,
     TextEncoder,
@@ -115,7 +116,7 @@ class TextSource:
                 raise ConfigError(
                     f'text_embeds were made by {encoding.origin}, but this conditioner was built for {identity}: build it for '
                     'that encoder, or embed the texts again. If the two are one model under two names, open the store with '
-                    'check_encoders=False'
+                    'check_encoders=False, or pass dataclasses.replace(encoding, origin=None)'
                 )
             widths = (encoding.tokens.shape[-1], encoding.pooled.shape[-1])
             # features that were not stored have no tokens or a width of 0; a conditioner that needs them says so
@@ -129,6 +130,20 @@ class TextSource:
         if any(count != counts[0] for count in counts):  # no set: hashing a symbolic size would make it a constant
             raise ShapeError(f'the encodings describe batches of {counts} texts: every encoder needs the same')
         return tuple(encodings)
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return the identities of the encoders, of plain types only."""
+        return [identity.as_json() for identity in self.identities]
+
+    def check_same(self, stated: Sequence[Mapping[str, Any]]) -> None:
+        """Raise `ConfigError` where the encoders of a saved conditioner, as `as_json` states them, are known to be others."""
+        saved = [EncoderIdentity.from_json(one) for one in stated]
+        if len(saved) != len(self.identities) or not all(map(EncoderIdentity.may_be, saved, self.identities)):
+            theirs, ours = (', '.join(map(str, identities)) or 'no encoder' for identities in (saved, self.identities))
+            raise ConfigError(
+                f'this checkpoint was trained with {theirs}, but this conditioner has {ours}: build the model for that encoder, '
+                'or load dict(checkpoint), which says nothing of its encoder, to take its weights all the same'
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TextSource:
         return TextSource(self.encoders)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from os import PathLike, fspath
 from threading import RLock
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -20,7 +21,7 @@ from typing_extensions import Self
 
 from classifier_free_guidance_pytorch.errors import ConfigError, checked, warn
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
-from classifier_free_guidance_pytorch.text.identity import EncoderIdentity
+from classifier_free_guidance_pytorch.text.identity import EncoderIdentity, identity_of
 from classifier_free_guidance_pytorch.text.networks import Device, SharedNetwork, bank
 from classifier_free_guidance_pytorch.text.texts import as_texts, shorten
 
@@ -185,7 +186,7 @@ class TextEncoder:
                 encoding = self._forward(network.module, ids.to(network.device), mask.to(network.device))
             _check(self, len(ids), encoding)
             tokens = encoding.tokens.masked_fill(~encoding.mask[..., None], 0.0)  # (b, n, d)
-            encoding = TextEncoding(tokens, encoding.mask, encoding.pooled)
+            encoding = TextEncoding(tokens, encoding.mask, encoding.pooled, self.identity)
             return encoding.to(network.device if device is None else device, network.dtype if dtype is None else dtype)
 
     def embed_text(
@@ -282,7 +283,7 @@ def encode_with(
     with torch.inference_mode(False), torch.no_grad():
         encoding = encoder.encode(list(texts))
     _check(encoder, len(texts), encoding)
-    return encoding.to(device, dtype)
+    return replace(encoding, origin=encoding.origin or identity_of(encoder)).to(device, dtype)
 
 
 def _check(encoder: Encoder, count: int, encoding: Any) -> None:

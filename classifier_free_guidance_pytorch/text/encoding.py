@@ -5,6 +5,7 @@ The mask comes from the tokenizer and stays with the tokens. Nothing infers it f
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,8 +29,7 @@ class TextEncoding(Rows):
         tokens: One feature per token, `(b, n, dim_latent)`; `n` is 0 where only pooled features were stored.
         mask: `(b, n)`, boolean, True where the token is real and False where it is padding.
         pooled: One feature per text, `(b, dim_pooled)`; of width 0 where only tokens were stored.
-        origin: The encoder that made it, where that is known, as for encodings from a store. Conditioners for a different
-            encoder refuse it.
+        origin: The encoder that made it, where that is known. Conditioners for a different encoder refuse it.
 
     Raises:
         ShapeError: The three tensors do not describe the same batch.
@@ -124,10 +124,10 @@ class TextEncoding(Rows):
         """
         if not encodings:
             raise ConfigError('TextEncoding.collate needs at least one encoding, but got an empty sequence')
-        origins = {encoding.origin: None for encoding in encodings}
+        origins = dict.fromkeys(encoding.origin for encoding in encodings)
         if len(origins) > 1:
             raise ConfigError(
-                f'TextEncoding.collate joins encodings of one encoder, but got those of {", ".join(map(str, origins))}'
+                f'TextEncoding.collate joins encodings of one encoder, but got those of {", ".join(str(origin or "an unknown one") for origin in origins)}'
             )
         longest = max(encoding.tokens.shape[1] for encoding in encodings)
         padded = [encoding.padded(longest) for encoding in encodings]
@@ -135,12 +135,13 @@ class TextEncoding(Rows):
         return TextEncoding(tokens, mask, pooled, encodings[0].origin)
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the encoding to one safetensors file, without its origin."""
+        """Write the encoding to one safetensors file, with its origin."""
         from safetensors.torch import save_file
 
         # Clones, because pooled may be a view of the tokens, and safetensors refuses tensors that share memory.
         tensors = {'tokens': self.tokens, 'mask': self.mask, 'pooled': self.pooled}
-        save_file({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, path)
+        tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+        save_file(tensors, path, None if self.origin is None else {'origin': json.dumps(self.origin.as_json())})
 
     @staticmethod
     def load(path: str | PathLike[str], device: str | int = 'cpu') -> TextEncoding:
@@ -149,13 +150,14 @@ class TextEncoding(Rows):
         Raises:
             ConfigError: The file holds something else.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
 
         try:
-            tensors = load_file(path, device=device)
+            with safe_open(path, 'pt', device=device) as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                stated = (file.metadata() or {}).get('origin')
         except SafetensorError as error:
             raise ConfigError(f'{path} is not a safetensors file, as TextEncoding.save writes it ({error})') from error
         if tensors.keys() != {'tokens', 'mask', 'pooled'}:
             raise ConfigError(f'{path} holds {sorted(tensors)}, not the tokens, mask and pooled of a saved TextEncoding')
-        return TextEncoding(**tensors)
+        return TextEncoding(**tensors, origin=None if stated is None else EncoderIdentity.from_json(json.loads(stated)))

@@ -94,7 +94,7 @@ class EncoderRecord:
     @property
     def identity(self) -> EncoderIdentity:
         """What distinguishes its features from those of other encoders."""
-        return EncoderIdentity(self.type, self.name, self.revision, tuple(sorted(self.settings.items())))
+        return EncoderIdentity.from_json(vars(self))
 
 
 @dataclass(frozen=True)
