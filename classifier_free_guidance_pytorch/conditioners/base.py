@@ -34,7 +34,6 @@ from classifier_free_guidance_pytorch.layers import CondFn, Place, place_of
 from classifier_free_guidance_pytorch.text import Batch, Encoder, RecentCache, TextEncoding
 
 Null: TypeAlias = Literal['learned', 'zeros', 'empty']
-ENCODERS = 'encoders'  # where the metadata of a state_dict say which encoders the conditioner has
 TextEmbeds: TypeAlias = Tensor | TextCondReturn | TextEncoding | Sequence[TextEncoding] | tuple[Tensor, Tensor]
 
 
@@ -238,18 +237,6 @@ class Conditioner(nn.Module, ABC):
         """Switch between training and eval mode, and look whether weights have changed: a compiled call cannot look itself."""
         self.watch.look(self, closely=True)
         return super().train(mode)
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        """Write down the encoders beside the weights that were trained on their features, as the version of a module is."""
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if prefix[:-1] in getattr(destination, '_metadata', ()):
-            destination._metadata[prefix[:-1]][ENCODERS] = self.source.as_json()
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *more: Any) -> None:
-        """Raise `ConfigError` for weights that were trained with a different encoder, before any of them is copied."""
-        if ENCODERS in local_metadata:
-            self.source.check_same(local_metadata[ENCODERS])
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *more)
 
     def check_attention(self) -> None:
         """Raise `ConfigError` for guidance inside cross-attention where there is none."""

@@ -22,6 +22,7 @@ from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.rows import Rows
 from classifier_free_guidance_pytorch.text import TextEncoding
 
+ENCODERS = 'encoders'  # where the metadata of a state_dict say which encoders the conditioner has
 Features = TypeVar('Features', bound=Rows)
 
 
@@ -107,6 +108,18 @@ class TextReader(Conditioner, Generic[Features]):
             'text_embeds is what encode_texts or embed_texts returned: a tensor, a pair (embed, mask), a TextEncoding or one '
             f'TextEncoding per encoder, but got {type(text_embeds).__name__}'
         )
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        """Write down the encoders beside the weights that were trained on their features, as the version of a module is."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if prefix[:-1] in getattr(destination, '_metadata', ()):
+            destination._metadata[prefix[:-1]][ENCODERS] = self.source.as_json()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *more: Any) -> None:
+        """Raise `ConfigError` for weights that were trained with a different encoder, before any of them is copied."""
+        if ENCODERS in local_metadata:
+            self.source.check_same(local_metadata[ENCODERS], 'load dict(checkpoint), which says nothing of its encoder,')
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *more)
 
     def _remembered(self, role: str, texts: Texts | None, compute: Callable[[], BranchCondition]) -> BranchCondition:
         """Return the conditions of texts, from the last few that were made, where no gradient is wanted."""

@@ -135,14 +135,19 @@ class TextSource:
         """Return the identities of the encoders, of plain types only."""
         return [identity.as_json() for identity in self.identities]
 
-    def check_same(self, stated: Sequence[Mapping[str, Any]]) -> None:
-        """Raise `ConfigError` where the encoders of a saved conditioner, as `as_json` states them, are known to be others."""
+    def check_same(self, stated: Sequence[Mapping[str, Any]], or_else: str) -> None:
+        """Raise `ConfigError` where the encoders of a saved conditioner are known to be others.
+
+        Args:
+            stated: Their identities, as `as_json` gives them.
+            or_else: What to do where the others are meant.
+        """
         saved = [EncoderIdentity.from_json(one) for one in stated]
         if len(saved) != len(self.identities) or not all(map(EncoderIdentity.may_be, saved, self.identities)):
             theirs, ours = (', '.join(map(str, identities)) or 'no encoder' for identities in (saved, self.identities))
             raise ConfigError(
-                f'this checkpoint was trained with {theirs}, but this conditioner has {ours}: build the model for that encoder, '
-                'or load dict(checkpoint), which says nothing of its encoder, to take its weights all the same'
+                f'this model was trained with {theirs}, but its conditioner was built with {ours}: build it with the former, or '
+                f'{or_else} to take the weights all the same'
             )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TextSource:

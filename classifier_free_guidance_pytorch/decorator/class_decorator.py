@@ -21,8 +21,10 @@ from classifier_free_guidance_pytorch.conditioners import (
     TextConditioner,
     TextEmbeddingReturner,
 )
+from classifier_free_guidance_pytorch.conditioners.arguments import from_plain
 from classifier_free_guidance_pytorch.decorator.binding import bind, bound
 from classifier_free_guidance_pytorch.decorator.method import guided
+from classifier_free_guidance_pytorch.decorator.recorded import PREFIX, record, recorded, show, show_to_hub
 from classifier_free_guidance_pytorch.decorator.signature import RAW_TEXT_COND, KeyNames, with_keywords
 from classifier_free_guidance_pytorch.errors import ConfigError
 
@@ -33,7 +35,6 @@ CONDITIONERS: dict[str, type[Conditioner]] = {
     'raw': TextEmbeddingReturner,
     'null': NullConditioner,
 }
-PREFIX = 'text_condition_'
 _PENDING = '_pending_text_condition'
 _DECORATED = '__cfg_class_names__'
 
@@ -122,7 +123,7 @@ def _decorate(cls: M, names: KeyNames) -> M:
     setattr(cls, _DECORATED, names)
     if decorated_with is None:  # the method itself may be decorated
         vars_of.forward = guided(cls.forward, names)
-    vars_of.__init__ = _taking_text_condition(cls.__init__, names)
+    _take_text_condition(vars_of, names)
     for method in (Conditioner.embed_texts, Conditioner.encode_texts, Conditioner.prepare):
         if not hasattr(cls, method.__name__):
             setattr(cls, method.__name__, _through(method, names))
@@ -151,7 +152,8 @@ def _decorate_subclasses(cls: type, names: KeyNames) -> None:
         else:
             super(vars_of, sub).__init_subclass__(**kwargs)
         if '__init__' in sub.__dict__:
-            sub.__init__ = _taking_text_condition(sub.__init__, names)
+            _take_text_condition(sub, names)
+        show_to_hub(sub)
         own_forward = sub.__dict__.get('forward')
         if own_forward is not None and not hasattr(own_forward, '__cfg_names__') and _injects(own_forward, names):
             sub.forward = guided(own_forward, names)
@@ -159,22 +161,31 @@ def _decorate_subclasses(cls: type, names: KeyNames) -> None:
     vars_of.__init_subclass__ = classmethod(init_subclass)
 
 
-def _taking_text_condition(init: Callable[..., None], names: KeyNames) -> Callable[..., None]:
-    """Return a constructor that takes `text_condition_*`, and builds the conditioner once the innermost decorated one has run."""
+def _take_text_condition(cls: Any, names: KeyNames) -> None:
+    """Let a constructor take `text_condition_*`, and build the conditioner once the innermost decorated one has run."""
+    init = cls.__init__
     own = set(inspect.signature(init).parameters)
 
     @wraps(init)
     def init_with_text(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         taken = {name: kwargs.pop(name) for name in list(kwargs) if name.startswith(PREFIX) and name not in own}
+        is_outermost = _PENDING not in self.__dict__
         pending = self.__dict__.setdefault(_PENDING, {})
         remember(self, taken)
         init(self, *args, **kwargs)
         if _PENDING in self.__dict__:
             del self.__dict__[_PENDING]
-            _build_conditioner(self, pending, names)
+            has_own = isinstance(getattr(self, names.text_conditioner, None), Conditioner)
+            if pending or not has_own:
+                if 'hidden_dims' not in pending:  # which whoever states all of them states
+                    pending |= {**recorded(*args, *kwargs.values()), **pending}
+                setattr(self, names.text_conditioner, _build_conditioner(self, pending))
+        if is_outermost and pending:
+            pending['origins'] = getattr(self, names.text_conditioner).source.as_json()
+            record(self, pending)
 
-    init_with_text.__signature__ = with_keywords(init, (), _constructor_keywords())  # type: ignore[attr-defined]
-    return init_with_text
+    cls.__init__ = init_with_text
+    show(cls, with_keywords(init, (), _constructor_keywords()))
 
 
 def remember(module: nn.Module, given: Mapping[str, Any]) -> None:
@@ -185,15 +196,14 @@ def remember(module: nn.Module, given: Mapping[str, Any]) -> None:
             pending.setdefault(name.removeprefix(PREFIX), given[name])
 
 
-def _build_conditioner(module: nn.Module, arguments: dict[str, Any], names: KeyNames) -> None:
-    """Set the text conditioner of a module, unless its constructor has set one of its own.
+def _build_conditioner(module: nn.Module, given: Mapping[str, Any]) -> Conditioner:
+    """Return the text conditioner of a module.
 
     Raises:
-        ConfigError: An unknown type or argument, or none of those that are needed.
+        ConfigError: An unknown type or argument, none of those that are needed, or encoders that a saved model did not have.
     """
-    if not arguments and isinstance(getattr(module, names.text_conditioner, None), Conditioner):
-        return
-    kind = arguments.pop('type', 'film')
+    arguments = {name: from_plain(value, PREFIX + name) for name, value in given.items()}
+    kind, origins = arguments.pop('type', 'film'), arguments.pop('origins', None)
     if kind not in CONDITIONERS:
         raise ConfigError(f'text_condition_type is one of {", ".join(CONDITIONERS)}, but got {kind!r}')
     known = _arguments(CONDITIONERS[kind]) if kind != 'null' else _constructor_arguments()
@@ -208,7 +218,10 @@ def _build_conditioner(module: nn.Module, arguments: dict[str, Any], names: KeyN
             f'{type(module).__name__} needs text_condition_hidden_dims, the widths of the hiddens that its forward conditions, '
             'such as text_condition_hidden_dims=(256, 512)'
         )
-    setattr(module, names.text_conditioner, CONDITIONERS[kind](**arguments))
+    conditioner = CONDITIONERS[kind](**arguments)
+    if origins is not None and kind != 'null':
+        conditioner.source.check_same(origins, f'pass {PREFIX}origins=None')
+    return conditioner
 
 
 def _arguments(conditioner: type[Conditioner]) -> dict[str, tuple[Any, Any, str]]:
@@ -229,7 +242,7 @@ def _constructor_arguments() -> dict[str, tuple[Any, Any, str]]:
 def _constructor_keywords() -> dict[str, tuple[Any, Any, str]]:
     """Return the keywords that a decorated constructor adds, for its signature."""
     arguments = {PREFIX + name: argument for name, argument in _constructor_arguments().items()}
-    return {f'{PREFIX}type': ('film', str, ''), **arguments}
+    return {f'{PREFIX}type': ('film', str, ''), **arguments, f'{PREFIX}origins': (None, Any, '')}
 
 
 def _through(method: Callable[..., Any], names: KeyNames) -> Callable[..., Any]:

@@ -25,9 +25,10 @@ from classifier_free_guidance_pytorch.conditioners import (
 from classifier_free_guidance_pytorch.conditioners.base import Null, TextEmbeds
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.decorator.binding import Bound, OfTime
-from classifier_free_guidance_pytorch.decorator.class_decorator import PREFIX, classifier_free_guidance_class_decorator, remember
+from classifier_free_guidance_pytorch.decorator.class_decorator import classifier_free_guidance_class_decorator, remember
 from classifier_free_guidance_pytorch.decorator.keywords import Scale, Weak
 from classifier_free_guidance_pytorch.decorator.outputs import Guide
+from classifier_free_guidance_pytorch.decorator.recorded import PREFIX
 from classifier_free_guidance_pytorch.decorator.signature import HasForward
 from classifier_free_guidance_pytorch.guidance import Preset, Rule, Schedule, State
 
@@ -77,6 +78,7 @@ class TextConditionKeywords(TypedDict, total=False):
     text_condition_attn_heads: int
     text_condition_flash: bool
     text_condition_null: Null
+    text_condition_origins: Sequence[Mapping[str, Any]] | None
 
 
 class TextConditioned(nn.Module):

@@ -126,9 +126,8 @@ class TextEncoding(Rows):
             raise ConfigError('TextEncoding.collate needs at least one encoding, but got an empty sequence')
         origins = dict.fromkeys(encoding.origin for encoding in encodings)
         if len(origins) > 1:
-            raise ConfigError(
-                f'TextEncoding.collate joins encodings of one encoder, but got those of {", ".join(str(origin or "an unknown one") for origin in origins)}'
-            )
+            names = ', '.join('an unknown one' if origin is None else str(origin) for origin in origins)
+            raise ConfigError(f'TextEncoding.collate joins encodings of one encoder, but got those of {names}')
         longest = max(encoding.tokens.shape[1] for encoding in encodings)
         padded = [encoding.padded(longest) for encoding in encodings]
         tokens, mask, pooled = (torch.cat([getattr(e, name) for e in padded]) for name in ('tokens', 'mask', 'pooled'))

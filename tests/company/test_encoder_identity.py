@@ -38,8 +38,8 @@ def test_encodings_of_another_encoder_are_refused_whatever_their_width(kind, tmp
     (encoding,) = model.encode_texts(TEXTS)
     assert encoding.origin == EncoderIdentity('TinyEncoder')
     encoding.save(tmp_path / 'encoding.safetensors')
-    for one in (encoding, encoding[:1], TextEncoding.load(tmp_path / 'encoding.safetensors'),
-                TextEncoding.collate([encoding[0], encoding[1:]]), encoding.to(dtype=torch.float32), encoding.padded(20)):  # fmt: skip
+    read, joined = TextEncoding.load(tmp_path / 'encoding.safetensors'), TextEncoding.collate([encoding[0], encoding[1:]])
+    for one in (encoding, encoding[:1], read, joined, encoding.to(dtype=torch.float32), encoding.padded(20)):
         assert one.origin == encoding.origin
         model(inputs()[: len(one)], text_embeds=one)
         with pytest.raises(ConfigError, match='text_embeds were made by TinyEncoder, but this conditioner was built for OtherE'):
@@ -77,7 +77,7 @@ def test_a_checkpoint_of_another_encoder_is_refused(kind, weights_only):
     model, other = build(kind), build(kind, encoder=[OtherEncoder()])
     checkpoint = saved(model, weights_only)
     before = {name: weight.clone() for name, weight in other.text_conditioner.state_dict().items()}
-    message = 'this checkpoint was trained with TinyEncoder, but this conditioner has OtherEncoder: build the model for that'
+    message = 'this model was trained with TinyEncoder, but its conditioner was built with OtherEncoder: build it with the former'
     with pytest.raises(ConfigError, match=message):
         other.load_state_dict(checkpoint)
     after = other.text_conditioner.state_dict()
@@ -118,7 +118,7 @@ def test_only_what_can_be_known_is_refused(one, other, same):
     if same:
         second.load_state_dict(saved(model))
         return
-    with pytest.raises(ConfigError, match='this checkpoint was trained with TinyEncoder'):
+    with pytest.raises(ConfigError, match='this model was trained with TinyEncoder'):
         second.load_state_dict(saved(model))
 
 
@@ -131,5 +131,5 @@ def test_settings_of_a_later_release_are_no_difference():
 
 def test_a_number_of_encoders_is_part_of_it():
     two = build('attention', encoder=[TinyEncoder(), OtherEncoder()])
-    with pytest.raises(ConfigError, match='was trained with TinyEncoder, OtherEncoder, but this conditioner has TinyEncoder:'):
+    with pytest.raises(ConfigError, match='trained with TinyEncoder, OtherEncoder, but its conditioner was built with Tiny'):
         build('attention').load_state_dict(two.state_dict())
