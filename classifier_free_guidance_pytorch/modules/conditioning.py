@@ -110,6 +110,7 @@ def _class(cls: Any, at: At, condition: str, example: Example | None, arguments:
 
     init.__signature__ = inspect.signature(cls.__init__)  # type: ignore[attr-defined]
     made = subclass(cls, (class_following(cls),))
+    made.__signature__ = inspect.signature(cls)
     made.__init__ = init  # as it is: a constructor that a class body brings would take `text_condition_*` as well
     return made
 
