@@ -26,7 +26,8 @@ TEST = [  # and ./demo, whose worlds the examples use
     'pytest-xdist>=3.5',
     'setuptools>=77',
 ]
-DEV = [*TEST, 'basedpyright>=1.30', 'mypy>=1.11', 'ruff>=0.6']  # basedpyright is pyright with its own node.js
+DOCS = ['mkdocs-material>=9.7', 'mkdocstrings-python>=2.0']
+DEV = [*TEST, *DOCS, 'basedpyright>=1.30', 'mypy>=1.11', 'ruff>=0.6']  # basedpyright is pyright with its own node.js
 
 
 def read_on_an_index(page: str) -> str:
@@ -70,6 +71,7 @@ setup(
         'corpus': CORPUS,
         'ray': RAY,
         'distributed': DISTRIBUTED,
+        'docs': DOCS,
         'test': TEST,
         'dev': DEV,
     },

@@ -136,7 +136,7 @@ def test_the_requirements_and_no_more(metadata, package, folder):
 
 
 def test_the_extras(metadata):
-    assert set(metadata[LIBRARY].get_all('Provides-Extra')) == {'corpus', 'ray', 'distributed', 'test', 'dev'}
+    assert set(metadata[LIBRARY].get_all('Provides-Extra')) == {'corpus', 'ray', 'distributed', 'docs', 'test', 'dev'}
 
 
 def test_the_demo_is_for_this_library(metadata):
@@ -274,3 +274,14 @@ def test_every_shipped_weight_has_a_model_card(package, folder):
         assert '## Licence' in (path.parent / 'README.md').read_text(encoding='utf-8'), (
             f'the model card of {path} names its licence'
         )
+
+
+def test_actions_are_pinned_by_hash():
+    used = [
+        line
+        for path in (ROOT / '.github' / 'workflows').glob('*.yml')
+        for line in path.read_text().splitlines()
+        if 'uses:' in line
+    ]
+    assert used
+    assert [line for line in used if not re.search(r'@[0-9a-f]{40}  # v\d', line)] == []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -43,7 +46,9 @@ def test_every_link_of_a_page_leads_somewhere(path):
 
 def test_the_tables_of_encoders_and_types_are_complete():
     tables = page('conditioning').split('\n\n')
-    of_encoders, of_types = [next(t for t in tables if t.startswith(f'| `{head}`')) for head in ('model_types', 'text_condition_type')]
+    of_encoders, of_types = [
+        next(t for t in tables if t.startswith(f'| `{head}`')) for head in ('model_types', 'text_condition_type')
+    ]
     for table, known in ((of_encoders, _ADAPTERS), (of_types, CONDITIONERS)):
         assert set(re.findall(r"^\| `'(\w+)'` \|", table, re.MULTILINE)) == set(known)
 
@@ -58,3 +63,27 @@ def test_the_table_of_errors_is_complete():
 def test_the_migration_page_lists_every_error():
     named = set(re.findall(r'`(\w+Error)`', page('migration')))
     assert set(re.findall(r'^\| `(\w+)` \|', page('troubleshooting'), re.MULTILINE)) <= named
+
+
+REFERENCE = '\n'.join(path.read_text(encoding='utf-8') for path in (ROOT / 'docs' / 'api').glob('*.md'))
+ROOMS = ('', '.guidance', '.perturb', '.modules', '.corpus')
+
+
+@pytest.mark.parametrize('room', ROOMS)
+def test_the_reference_has_every_public_name(room):
+    module = import_module(f'classifier_free_guidance_pytorch{room}')
+    listed = set(re.findall(r'^::: [\w.]*?\.(\w+)$', REFERENCE, re.MULTILINE))
+    names = {name: getattr(getattr(module, name), '__name__', name) for name in module.__all__}  # interval is Interval, for one
+    missing = [name for name, own in names.items() if not {name, own, own.rpartition('.')[2]} & listed]
+    assert [name for name in missing if not isinstance(getattr(module, name), ModuleType)] == []
+
+
+def test_the_reference_names_what_is_there():
+    for path in re.findall(r'^::: ([\w.]+)$', REFERENCE, re.MULTILINE):
+        assert pkgutil.resolve_name(path) is not None
+
+
+def test_every_page_is_in_the_menu_of_the_site():
+    menu = re.findall(r'(\S+\.md)$', (ROOT / 'mkdocs.yml').read_text(encoding='utf-8'), re.MULTILINE)
+    pages = {path.relative_to(ROOT / 'docs').as_posix() for path in (ROOT / 'docs').rglob('*.md')}
+    assert set(menu) == pages
