@@ -9,6 +9,7 @@ from classifier_free_guidance_pytorch.conditioners import (
     AttentionTextConditioner,
     ConcatTextConditioner,
     NullConditioner,
+    PooledEmbeddingReturner,
     TextConditioner,
     TextEmbeddingReturner,
 )
@@ -33,6 +34,7 @@ __all__ = [
     'NullConditioner',
     'OpenClipAdapter',
     'Part',
+    'PooledEmbeddingReturner',
     'Precomputed',
     'PreparedCondition',
     'T5Adapter',

@@ -6,7 +6,7 @@ whatever else it holds is carried along. `map`, `expand`, `repeat`, `index` and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -73,7 +73,7 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (Rows, tuple)):
-        for part in vars(value).values() if isinstance(value, Rows) else value:
+        for part in (*_entries(value), *_beside(value).values()):
             yield from tensors_of(part)
 
 
@@ -86,7 +86,18 @@ def map_rows(value: T, fn: Map) -> T:
         mapped = value.map(fn)
     elif isinstance(value, tuple):
         mapped = _like(value, [map_rows(part, fn) for part in value])
+        for name, part in _beside(value).items():
+            setattr(mapped, name, map_rows(part, fn))
     return mapped
+
+
+def _entries(value: Rows | tuple[Any, ...]) -> Iterable[Any]:
+    return vars(value).values() if isinstance(value, Rows) else value
+
+
+def _beside(value: Any) -> dict[str, Any]:
+    """Return what a tuple carries beside its entries, as attributes."""
+    return getattr(value, '__dict__', {}) if isinstance(value, tuple) else {}
 
 
 def _like(value: tuple[Any, ...], parts: list[Any]) -> tuple[Any, ...]:
@@ -101,7 +112,11 @@ def _join(first: Any, second: Any) -> Any:
     if isinstance(first, Rows):
         return first.joined(second)
     if isinstance(first, tuple):
-        return _like(first, [_join(*parts) for parts in zip(first, second, strict=True)])
+        joined = _like(first, [_join(*parts) for parts in zip(first, second, strict=True)])
+        for name, part in _beside(first).items():
+            other = getattr(second, name)
+            setattr(joined, name, None if part is None or other is None else _join(part, other))
+        return joined
     return first
 
 

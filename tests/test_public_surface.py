@@ -17,7 +17,7 @@ NAMES = {
     'classifier_free_guidance', 'classifier_free_guidance_class_decorator',
     'T5Adapter', 'OpenClipAdapter', 'BGEAdapter', 'HFTextAdapter', 'TextEncoding', 'guidance',
     'CallKeywords', 'CondFns', 'Precomputed', 'PreparedCondition', 'TextCondReturn', 'TextConditionKeywords', 'TextConditioned',
-    'Part', 'text_conditioned',
+    'Part', 'PooledEmbeddingReturner', 'text_conditioned',
 }  # fmt: skip
 
 # Third-party packages that `import torch` leaves alone and that this library may load on top of it.

@@ -7,6 +7,7 @@ from classifier_free_guidance_pytorch.conditioners.prepared import BranchConditi
 from classifier_free_guidance_pytorch.conditioners.raw import TextEmbeddingReturner
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, ModelTypes
 from classifier_free_guidance_pytorch.conditioners.tokens import AttentionTextConditioner
+from classifier_free_guidance_pytorch.conditioners.vector import PooledEmbeddingReturner
 from classifier_free_guidance_pytorch.text import Batch
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     'Encodings',
     'ModelTypes',
     'NullConditioner',
+    'PooledEmbeddingReturner',
     'PreparedCondition',
     'TextCondReturn',
     'TextConditioner',

@@ -15,6 +15,7 @@ from classifier_free_guidance_pytorch.conditioners.prepared import BranchConditi
 from classifier_free_guidance_pytorch.conditioners.raw import TextEmbeddingReturner
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, Texts, TextSource
 from classifier_free_guidance_pytorch.conditioners.tokens import AttentionTextConditioner
+from classifier_free_guidance_pytorch.conditioners.vector import PooledEmbeddingReturner
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError, checked
 from classifier_free_guidance_pytorch.text import Batch
 
@@ -43,7 +44,7 @@ class NullConditioner(Conditioner):
     def __init__(self, hidden_dims: Sequence[int], **unused: Any) -> None:
         if hidden_dims:
             check_hidden_dims(hidden_dims)
-        kinds = (TextConditioner, AttentionTextConditioner, TextEmbeddingReturner)
+        kinds = (TextConditioner, AttentionTextConditioner, TextEmbeddingReturner, PooledEmbeddingReturner)
         known = {name: None for kind in kinds for name in inspect.signature(kind).parameters}
         if unknown := [name for name in unused if name not in known]:
             raise ConfigError(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.conditioners.base import Null, check_hidden_dims
+from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.reader import TextReader
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
@@ -31,7 +32,68 @@ class Pooled(Rows):
     feature: Tensor
 
 
-class PooledConditioner(TextReader[Pooled]):
+class PooledReader(TextReader[Pooled]):
+    """Read the pooled features of the texts, with the null where there is none."""
+
+    def __init__(
+        self,
+        hidden_dims: Sequence[int],
+        source: TextSource,
+        cond_drop_prob: DropProb,
+        hiddens_channel_first: bool | Sequence[bool],
+        null: Null,
+    ) -> None:
+        if 0 in source.dims_pooled:
+            raise ConfigError(
+                f'a {type(self).__name__} reads pooled features, and model_types has none of them: pass dim_pooled='
+            )
+        super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null)
+        self.dim_pooled = sum(source.dims_pooled)
+        if null == 'learned':
+            self.null_text_embed = nn.Parameter(torch.randn(self.dim_pooled))
+
+    def embed_texts(self, texts: Batch[str]) -> Tensor:
+        """Return the pooled features of all encoders side by side, `(b, sum of dim_pooled)`; frozen, safe to store."""
+        return self.read_encodings(self.encode_texts(texts)).feature
+
+    def read_encodings(self, encodings: Encodings) -> Pooled:
+        pooled = [encoding.pooled for encoding in encodings]
+        if any(feature.shape[-1] == 0 for feature in pooled):
+            raise ShapeError(
+                f'a {type(self).__name__} reads pooled features, and these text_embeds hold tokens only: store pooled features '
+                'as well, or condition by attention'
+            )
+        return self.read_embeds(pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1))  # (b, dim)
+
+    def read_embeds(self, embeds: Tensor | TextCondReturn) -> Pooled:
+        if not isinstance(embeds, Tensor) or embeds.ndim != 2 or embeds.shape[-1] != self.dim_pooled:
+            got = tuple(embeds.shape) if isinstance(embeds, Tensor) else 'a pair (embed, mask)'
+            raise ShapeError(
+                f'text_embeds of a {type(self).__name__} is one pooled feature per text, (b, {self.dim_pooled}), but got '
+                f'{got}: pass what its own embed_texts or encode_texts returns'
+            )
+        return Pooled(self.place.put(embeds))
+
+    def null_features(self) -> Pooled:
+        if self.null == 'learned':
+            return Pooled(nn.Module.__call__(self, PooledReader.learned_null))
+        if self.null == 'zeros':
+            return Pooled(self.place.zeros(1, self.dim_pooled))
+        return self.read_encodings(self.source.encode_empty(self.place))
+
+    def learned_null(self) -> Tensor:
+        """Return the learned feature of no text, `(1, dim)`."""
+        return self.place.put(self.null_text_embed.unsqueeze(0))
+
+    def drop(self, features: Pooled, keep: Tensor) -> Pooled:
+        if keep.shape[1] > 1:  # one column per encoder, as wide as its feature
+            columns = [keep[:, e, None].expand(-1, dim) for e, dim in enumerate(self.source.dims_pooled)]
+            keep = torch.cat(columns, dim=1)  # (b, dim)
+        null = self.null_features().feature.to(features.feature.dtype)
+        return Pooled(torch.where(keep, features.feature, null))
+
+
+class PooledConditioner(PooledReader):
     """Condition hiddens on one feature per text. `layer` says how."""
 
     layer: ClassVar[type[FiLM] | type[Concat]]
@@ -53,61 +115,14 @@ class PooledConditioner(TextReader[Pooled]):
         if text_embed_stem_dim_mult < 1:
             raise ConfigError(f'text_embed_stem_dim_mult is a positive integer, but got {text_embed_stem_dim_mult}')
         source = TextSource.build(model_types, model_names, model_kwargs, text_embed_pad_value)
-        if 0 in source.dims_pooled:
-            raise ConfigError(
-                f'a {type(self).__name__} reads pooled features, and model_types has none of them: pass dim_pooled='
-            )
         super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null)
-        dim = sum(source.dims_pooled)
-        self.dim_latent = dim
+        self.dim_latent = dim = self.dim_pooled
         self.text_embed_stem_mlp = nn.Sequential(nn.Linear(dim, dim * text_embed_stem_dim_mult), nn.SiLU())
         self.conditioners.extend(type(self).layer(dim * text_embed_stem_dim_mult, hidden) for hidden in self.hidden_dims)
-        if null == 'learned':
-            self.null_text_embed = nn.Parameter(torch.randn(dim))
 
     @property
     def place(self) -> Place:
         return place_of(self.text_embed_stem_mlp, self)
-
-    def embed_texts(self, texts: Batch[str]) -> Tensor:
-        """Return the pooled features of all encoders side by side, `(b, sum of dim_pooled)`; frozen, safe to store."""
-        return self.read_encodings(self.encode_texts(texts)).feature
-
-    def read_encodings(self, encodings: Encodings) -> Pooled:
-        pooled = [encoding.pooled for encoding in encodings]
-        if any(feature.shape[-1] == 0 for feature in pooled):
-            raise ShapeError(
-                f'a {type(self).__name__} reads pooled features, and these text_embeds hold tokens only: store pooled features '
-                'as well, or condition by attention'
-            )
-        return self.read_embeds(pooled[0] if len(pooled) == 1 else torch.cat(pooled, dim=-1))  # (b, dim)
-
-    def read_embeds(self, embeds: Tensor | TextCondReturn) -> Pooled:
-        if not isinstance(embeds, Tensor) or embeds.ndim != 2 or embeds.shape[-1] != self.dim_latent:
-            got = tuple(embeds.shape) if isinstance(embeds, Tensor) else 'a pair (embed, mask)'
-            raise ShapeError(
-                f'text_embeds of a {type(self).__name__} is one pooled feature per text, (b, {self.dim_latent}), but got '
-                f'{got}: pass what its own embed_texts or encode_texts returns'
-            )
-        return Pooled(self.place.put(embeds))
-
-    def null_features(self) -> Pooled:
-        if self.null == 'learned':
-            return Pooled(nn.Module.__call__(self, PooledConditioner.learned_null))
-        if self.null == 'zeros':
-            return Pooled(self.place.zeros(1, self.dim_latent))
-        return self.read_encodings(self.source.encode_empty(self.place))
-
-    def learned_null(self) -> Tensor:
-        """Return the learned feature of no text, `(1, dim)`."""
-        return self.place.put(self.null_text_embed.unsqueeze(0))
-
-    def drop(self, features: Pooled, keep: Tensor) -> Pooled:
-        if keep.shape[1] > 1:  # one column per encoder, as wide as its feature
-            columns = [keep[:, e, None].expand(-1, dim) for e, dim in enumerate(self.source.dims_pooled)]
-            keep = torch.cat(columns, dim=1)  # (b, dim)
-        null = self.null_features().feature.to(features.feature.dtype)
-        return Pooled(torch.where(keep, features.feature, null))
 
     def condition(self, features: Pooled) -> BranchCondition:
         stem = self.text_embed_stem_mlp(features.feature)  # (b, mult * dim)

@@ -31,6 +31,24 @@ class TextCondReturn(NamedTuple):
     embed: Tensor | None
     mask: Tensor | None
 
+    @property
+    def pooled(self) -> Tensor | None:
+        """The pooled feature, `(b, d)`, of conditioners that hand features on as they are; None elsewhere."""
+        return None
+
+
+class RawTextCond(TextCondReturn):
+    """The same pair, with the pooled feature beside it."""
+
+    pooled: Tensor | None = None
+
+    @classmethod
+    def of(cls, embed: Tensor | None, mask: Tensor | None, pooled: Tensor | None) -> Self:
+        """Make the pair, and put the pooled feature beside it."""
+        self = cls(embed, mask)
+        self.pooled = pooled
+        return self
+
 
 def identity(hiddens: Tensor, repeat_batch: int | None = None) -> Tensor:
     """Return the hiddens: the callable of a conditioner that leaves them alone."""

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from classifier_free_guidance_pytorch.conditioners.base import TextEmbeds
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
-from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, CondFns, TextCondReturn
-from classifier_free_guidance_pytorch.conditioners.text_source import TextSource
+from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, CondFns, RawTextCond, TextCondReturn
+from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
 from classifier_free_guidance_pytorch.conditioners.tokens import TokenConditioner, Tokens
-from classifier_free_guidance_pytorch.errors import checked
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
 from classifier_free_guidance_pytorch.text import Batch
+
+
+@dataclass(eq=False)
+class TokensAndPooled(Tokens):
+    """Tokens, and the pooled feature of each encoder, `(b, dim_pooled)`, where it is known."""
+
+    pooled: tuple[Tensor, ...] | None
 
 
 class TextEmbeddingReturner(TokenConditioner):
@@ -30,6 +42,8 @@ class TextEmbeddingReturner(TokenConditioner):
         hiddens_channel_first: Accepted for symmetry with the other conditioners; identities have no layout.
         null: A dropped text is masked out and padded ('zeros'), or becomes the tokens of the 'empty' string. There is nothing
             to learn here: the network that reads the mask decides what no text means.
+        pad_to: Number of tokens that every text is padded to, for networks that read no mask: without it the number of tokens
+            is that of the longest text of the batch, and such a network would read the padding.
 
     Raises:
         ConfigError: An unknown type, name or option, or a value out of range.
@@ -57,9 +71,13 @@ class TextEmbeddingReturner(TokenConditioner):
         text_embed_pad_value: float = 0.0,
         hiddens_channel_first: bool | Sequence[bool] = True,
         null: Literal['zeros', 'empty'] = 'zeros',
+        pad_to: int | None = None,
     ) -> None:
+        if pad_to is not None and pad_to < 1:
+            raise ConfigError(f'pad_to is the number of tokens that every text is padded to, at least 1, but got {pad_to}')
         source = TextSource.build(model_types, model_names, model_kwargs, text_embed_pad_value)
         super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null, dim_latent, text_embed_pad_value)
+        self.pad_to = pad_to
 
     if TYPE_CHECKING:
 
@@ -73,9 +91,52 @@ class TextEmbeddingReturner(TokenConditioner):
             return_text_cond: bool | None = None,
         ) -> tuple[CondFns, TextCondReturn]: ...
 
+    def read_encodings(self, encodings: Encodings) -> TokensAndPooled:
+        read, put = super().read_encodings(encodings), self.place.put
+        pooled = tuple(put(encoding.pooled) for encoding in encodings)
+        return TokensAndPooled(read.tokens, read.masks, pooled)
+
+    def null_features(self) -> Tokens:
+        null = super().null_features()
+        if isinstance(null, TokensAndPooled):  # the tokens of the empty string were read
+            return null
+        return TokensAndPooled(null.tokens, null.masks, tuple(self.place.zeros(1, dim) for dim in self.source.dims_pooled))
+
+    def drop(self, features: Tokens, keep: Tensor) -> TokensAndPooled:
+        dropped = super().drop(features, keep)
+        if not isinstance(features, TokensAndPooled) or features.pooled is None:  # what embed_texts returned is of tokens alone
+            return TokensAndPooled(dropped.tokens, dropped.masks, None)
+        columns = torch.split(keep.expand(-1, len(features.pooled)), 1, dim=1)  # one (b, 1) per encoder
+        if self.null == 'empty':
+            empty = self.read_encodings(self.source.encode_empty(self.place))
+            nulls = empty.pooled or ()
+        else:
+            nulls = tuple(pooled.new_zeros(1, 1) for pooled in features.pooled)
+        parts = zip(columns, features.pooled, nulls, strict=True)
+        return TokensAndPooled(dropped.tokens, dropped.masks, tuple(torch.where(*part) for part in parts))
+
     def condition(self, features: Tokens) -> BranchCondition:
         tokens, mask = features.concatenated()  # (b, n, d), (b, n)
-        return BranchCondition((), TextCondReturn(tokens.masked_fill(~mask.unsqueeze(-1), self.text_embed_pad_value), mask))
+        if self.pad_to is not None:
+            tokens, mask = self._padded(tokens, mask)
+        embed = tokens.masked_fill(~mask.unsqueeze(-1), self.text_embed_pad_value)
+        pooled = features.pooled if isinstance(features, TokensAndPooled) else None
+        return BranchCondition((), RawTextCond.of(embed, mask, None if pooled is None else torch.cat(pooled, dim=-1)))
+
+    def _padded(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tokens and mask with `pad_to` tokens.
+
+        Raises:
+            ShapeError: There are more.
+        """
+        assert self.pad_to is not None
+        more = self.pad_to - tokens.shape[1]
+        if more < 0:
+            raise ShapeError(
+                f'the texts have {tokens.shape[1]} tokens, but pad_to={self.pad_to}: raise it, up to max_cond_text_len='
+                f'{self.max_text_len}, or give the encoder a max_length in model_kwargs'
+            )
+        return F.pad(tokens, (0, 0, 0, more)), F.pad(mask, (0, more))
 
     def null_condition(self, features: Tokens | None) -> BranchCondition:
         if features is None or self.null == 'empty':

@@ -18,6 +18,7 @@ from classifier_free_guidance_pytorch.conditioners import (
     ConcatTextConditioner,
     Conditioner,
     NullConditioner,
+    PooledEmbeddingReturner,
     TextConditioner,
     TextEmbeddingReturner,
 )
@@ -33,6 +34,7 @@ CONDITIONERS: dict[str, type[Conditioner]] = {
     'attention': AttentionTextConditioner,
     'concat': ConcatTextConditioner,
     'raw': TextEmbeddingReturner,
+    'pooled': PooledEmbeddingReturner,
     'null': NullConditioner,
 }
 _PENDING = '_pending_text_condition'
@@ -70,9 +72,9 @@ def classifier_free_guidance_class_decorator(
     """Make a module follow text: `text_condition_*` at construction, `texts=` and `cond_scale=` at call time.
 
     The constructor takes every argument of the conditioner behind `text_condition_`, and `text_condition_type` in `film`,
-    `attention`, `concat`, `raw` and `null`. `forward` receives `cond_fns` (one callable per hidden dimension) and / or
-    `raw_text_cond` (embeddings and mask), whichever its signature names. In training every sample loses its text with
-    `cond_drop_prob`; in eval mode the prediction is guided, `null + cond_scale * (cond - null)` (arXiv 2207.12598).
+    `attention`, `concat`, `raw`, `pooled` and `null`. `forward` receives `cond_fns` (one callable per hidden dimension) and / or
+    `raw_text_cond` (embeddings, mask, pooled feature), whichever its signature names. In training every sample loses its text
+    with `cond_drop_prob`; in eval mode the prediction is guided, `null + cond_scale * (cond - null)` (arXiv 2207.12598).
 
     Added methods: `embed_texts`, `encode_texts`, `prepare`, `bind`, `bound`, and the property `max_cond_text_len`.
 
@@ -213,7 +215,7 @@ def _build_conditioner(module: nn.Module, given: Mapping[str, Any]) -> Condition
             f'{", ".join(PREFIX + name for name in unknown)} is no argument of text_condition_type={kind!r}, which takes '
             f'{", ".join(PREFIX + name for name in known)}'
         )
-    if 'hidden_dims' not in arguments and kind != 'raw':
+    if 'hidden_dims' not in arguments and kind not in ('raw', 'pooled'):
         raise ConfigError(
             f'{type(module).__name__} needs text_condition_hidden_dims, the widths of the hiddens that its forward conditions, '
             'such as text_condition_hidden_dims=(256, 512)'

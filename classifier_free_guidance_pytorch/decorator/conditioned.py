@@ -9,7 +9,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from classifier_free_guidance_pytorch.conditioners import BranchCondition, Conditioner, NullConditioner, PreparedCondition
+from classifier_free_guidance_pytorch.conditioners import (
+    BranchCondition,
+    Conditioner,
+    NullConditioner,
+    PreparedCondition,
+    TextEmbeddingReturner,
+)
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb, check_drop_prob, drops_all, drops_nothing
 from classifier_free_guidance_pytorch.conditioners.prepared import CondFns
 from classifier_free_guidance_pytorch.conditioners.text_source import Texts
@@ -89,6 +95,13 @@ class Conditioned:
         own = [one for one in passes if one.branch != 'weak']  # a weak pass runs a different model, so it runs by itself
         conditioner = self.conditioner(call.module)
         conditions = [one.condition for one in own if one.condition is not None]
+        lengths = [one.text_cond.embed.shape[1] for one in conditions if one.text_cond.embed is not None]
+        if isinstance(conditioner, TextEmbeddingReturner) and any(length != lengths[0] for length in lengths):
+            warn_once(
+                f'the branches have {" and ".join(map(str, lengths))} tokens, and a network that reads no mask would read the '
+                'padding: text_condition_pad_to= gives all texts one length'
+            )
+            return None
         most = max(call.batch, *(condition.rows for condition in conditions))
         conditions = [one.expand(most) if one.rows in (1, most) else one.repeat(_times(call)) for one in conditions]
         rows: list[Tensor | None] = [None] * len(own)

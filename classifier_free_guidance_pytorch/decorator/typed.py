@@ -64,7 +64,7 @@ class CallKeywords(TypedDict, total=False):
 class TextConditionKeywords(TypedDict, total=False):
     """The `text_condition_*` keywords of a constructor: the arguments of all conditioners."""
 
-    text_condition_type: Literal['film', 'attention', 'concat', 'raw', 'null']
+    text_condition_type: Literal['film', 'attention', 'concat', 'raw', 'pooled', 'null']
     text_condition_hidden_dims: Sequence[int]
     text_condition_model_types: ModelTypes
     text_condition_model_names: str | Sequence[str | None] | None
@@ -78,6 +78,7 @@ class TextConditionKeywords(TypedDict, total=False):
     text_condition_attn_heads: int
     text_condition_flash: bool
     text_condition_null: Null
+    text_condition_pad_to: int | None
     text_condition_origins: Sequence[Mapping[str, Any]] | None
 
 
