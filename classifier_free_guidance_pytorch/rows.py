@@ -63,6 +63,11 @@ def is_readable(tensor: Tensor) -> bool:
     return tensor.device.type == 'cpu' and not traced
 
 
+def moved(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Move a tensor, from the CPU to a GPU without a sync: CUDA has read memory that is not pinned before the call returns."""
+    return tensor.to(device=device, dtype=dtype, non_blocking=tensor.device.type == 'cpu' and device.type == 'cuda')
+
+
 def detached(tensor: Tensor) -> Tensor:
     """Return a copy without history."""
     return tensor.detach().clone()

@@ -25,7 +25,7 @@ from classifier_free_guidance_pytorch.decorator.drop_prob import weak_pass
 from classifier_free_guidance_pytorch.decorator.keywords import per_condition
 from classifier_free_guidance_pytorch.decorator.signature import RAW_TEXT_COND, ForwardSignature, KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
-from classifier_free_guidance_pytorch.rows import map_rows
+from classifier_free_guidance_pytorch.rows import map_rows, moved
 
 Branches = dict[str, list[BranchCondition]]
 
@@ -107,7 +107,7 @@ class Conditioned:
         rows: list[Tensor | None] = [None] * len(own)
         guided = rows_to_guide(call, [one.branch for one in passes])
         if guided is not None and conditions[1].rows in (1, call.batch):
-            rows[1] = guided = guided.to(conditioner.device)
+            rows[1] = guided = moved(guided, conditioner.device)
             conditions[1] = conditions[1].index(guided)
         cond_fns = conditioner.bind(reduce(BranchCondition.joined, conditions), call.text.repeat_batch)
         keywords = self._keywords(cond_fns, call, joined=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
-from classifier_free_guidance_pytorch.rows import is_readable
+from classifier_free_guidance_pytorch.rows import is_readable, moved
 
 Scale: TypeAlias = float | Tensor
 """A guidance scale: a number, one value per sample `(b,)`, or a tensor that broadcasts against the predictions."""
@@ -171,6 +171,4 @@ def aligned(scale: Scale, like: Tensor, name: str = 'scale', *, wide: bool = Fal
             f'{name} of shape {shape} does not broadcast to predictions of shape {target}; '
             f'give a number, one value per sample ({target[0]},), or a shape that broadcasts, such as {per_sample(like)}'
         )
-    dtype = torch.promote_types(like.real.dtype, torch.float32) if wide else like.dtype
-    # what a schedule made on the CPU need not be waited for: CUDA has read memory that is not pinned before the call returns
-    return scale.to(device=like.device, dtype=dtype, non_blocking=scale.device.type == 'cpu' and like.device.type == 'cuda')
+    return moved(scale, like.device, torch.promote_types(like.real.dtype, torch.float32) if wide else like.dtype)

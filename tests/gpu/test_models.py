@@ -71,12 +71,13 @@ def test_a_guided_step_never_waits(kind, form, batched, device, never_waiting):
 @torch.no_grad()
 def test_scales_on_the_device_or_the_cpu_never_wait(kind, on_gpu, device, never_waiting):
     model, x = build(kind).to(device), noise(3, 6).to(device)
-    text, scale = text_of(model, kind, 'prepared'), torch.tensor([2.0, 3.0, 4.0])
-    expected = model(x, **text, cond_scale=scale)
+    text, scale = text_of(model, kind, 'prepared'), torch.tensor([2.0, 1.0, 4.0])
+    calls = [{'cond_scale': one, 'cfg_batched': batched} for one in (scale, scale.to(device)) for batched in (False, True)]
+    expected = model(x, **text, **calls[0])
     with never_waiting():
-        found = [model(x, **text, cond_scale=one) for one in (scale, scale.to(device, non_blocking=True))]
+        found = [model(x, **text, **one) for one in calls]
     for one in found:
-        torch.testing.assert_close(one, expected)
+        torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('kind', ['film', 'attention', 'concat', 'raw'])

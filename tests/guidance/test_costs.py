@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from classifier_free_guidance_pytorch import guidance
 from classifier_free_guidance_pytorch.errors import UsageError
+from classifier_free_guidance_pytorch.rows import moved
 from tests.guidance.cases import CASES, call, inputs
 
 
@@ -223,3 +224,17 @@ def test_saved_passes_are_those_that_the_scale_asked_for():
         model.sample(lambda progress: 1.0 if progress > 0.5 else 3.5, state=state)
         assert model.passes == Counter(cond=8, null=1)
         assert state.saved == 4, 'three steps at scale 1 had no null pass to save'
+
+
+@pytest.mark.parametrize(('start', 'end', 'waits'), [('cpu', 'cuda', False), ('cuda', 'cpu', True), ('cpu', 'cpu', True)])
+def test_a_scale_from_the_cpu_is_not_waited_for(start, end, waits):
+    """The other way round it must be: its values would be read before they are there."""
+
+    class Placed:
+        device = torch.device(start)
+
+        def to(self, **place):
+            return place
+
+    found = moved(Placed(), torch.device(end), torch.float16)
+    assert found == {'device': torch.device(end), 'dtype': torch.float16, 'non_blocking': not waits}
