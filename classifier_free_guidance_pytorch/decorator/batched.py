@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.decorator.call import Call
 from classifier_free_guidance_pytorch.decorator.outputs import entries, is_structured, with_entries
-from classifier_free_guidance_pytorch.rows import is_readable
 
 
 @dataclass
@@ -57,23 +56,6 @@ class JoinedBatch:
         first = _rows_of(output, sum(sizes), 0, sizes[0])
         ran = [_rows_of(output, sum(sizes), start, start + size) for start, size in zip(starts, sizes, strict=True)]
         return [own if rows is None else _filled(first, own, rows) for own, rows in zip(ran, self.rows, strict=True)]
-
-
-def rows_to_guide(call: Call, branches: Sequence[str]) -> Tensor | None:
-    """Return the indices of the samples whose scale is not 1, where the others can do without their null pass; else None.
-
-    A rule of `cond` and `null` that returns `cond` at scale 1 needs no null prediction there. The scales are read only where that
-    costs nothing: on the CPU, outside a traced graph.
-    """
-    scale, rule, batch = call.scale, call.rule, call.batch
-    if not isinstance(scale, Tensor) or scale.shape != (batch,) or not is_readable(scale) or scale.requires_grad:
-        return None
-    if list(branches) != ['cond', 'null']:
-        return None
-    if not rule.anchored or rule.remembers or call.keywords.return_unconditioned:
-        return None
-    guided = (scale != 1).nonzero().flatten()
-    return guided if 0 < len(guided) < len(scale) else None
 
 
 def why_not_joined(module: Any, routed: Mapping[str, Any]) -> str | None:

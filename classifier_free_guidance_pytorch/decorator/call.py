@@ -14,6 +14,7 @@ from classifier_free_guidance_pytorch.decorator.keywords import GuidanceKeywords
 from classifier_free_guidance_pytorch.decorator.outputs import PerBranch, entries, is_structured
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.guidance import APG, CFG, Preset, Rule, Schedule, Step, rescale_to_cond
+from classifier_free_guidance_pytorch.guidance.rule import is_weak
 from classifier_free_guidance_pytorch.perturb import Perturbation
 
 _CFG = CFG()
@@ -24,11 +25,12 @@ class Pass:
     """One forward pass.
 
     Attributes:
-        branch: Which prediction it makes, one of `guidance.BRANCHES`.
+        branch: Which prediction it makes, one of `guidance.BRANCHES` or the name of a weak pass.
         keywords: The arguments that only this pass gets.
         condition: What it is conditioned on, where the text is handled here.
         weak: What weakens it: a perturbation, or a second model that is called instead.
         place: Which of the passes of its branch it is.
+        rows: The samples that it ran, None for all; set by a joined batch, in which some need no null pass.
     """
 
     branch: str
@@ -36,6 +38,7 @@ class Pass:
     condition: BranchCondition | None = None
     weak: Perturbation | nn.Module | None = None
     place: int = 0
+    rows: Tensor | None = None
 
 
 @dataclass
@@ -109,9 +112,9 @@ class Call:
 
     def _at_this_step(self, schedule: Schedule) -> float | Tensor:
         """Return what a schedule says of this step."""
-        at = self.keywords.guidance_kwargs or {}
+        at = {name: value for name, value in (self.keywords.guidance_kwargs or {}).items() if name != 'x'}
         try:
-            return schedule(at.get('progress'), sigma=at.get('sigma'))
+            return schedule(at.pop('progress', None), **at)
         except UsageError as error:
             raise ConfigError(
                 f'cond_scale is the schedule {schedule!r}: say where sampling stands with guidance_kwargs=, such as '
@@ -120,10 +123,18 @@ class Call:
 
     def _check_fit(self, rule: Rule) -> None:
         """Refuse keywords that do not fit the rule."""
-        takes_weak = 'weak' in rule.needs_of_parts()
-        if self.keywords.weak is not None and not takes_weak:
+        names, weak = weak_names(rule), self.keywords.weak
+        if weak is not None and not names:
             raise ConfigError('weak= was given, but the rule asks for no weak pass: add guidance.Weak(scale) to it')
-        if self.keywords.weak is None and takes_weak:
+        if names not in ([], ['weak']) and weak is not None:
+            if not isinstance(weak, Mapping) or set(weak) != set(names):
+                raise ConfigError(
+                    f'this rule has weak passes named {", ".join(map(repr, names))}: pass weak={{name: ...}} with one for each, '
+                    f'but got {sorted(weak) if isinstance(weak, Mapping) else type(weak).__name__}'
+                )
+        elif isinstance(weak, Mapping) and set(weak) <= {'weak'} and isinstance(weak['weak'], (Perturbation, nn.Module)):
+            raise ConfigError("weak={'weak': ...} is for rules with several weak passes: pass the perturbation itself as weak=")
+        if weak is None and names:
             raise UsageError(
                 'this rule needs a weak pass: pass weak= a dict of keywords for the forward, a second model, or '
                 'perturbed_attention(...) or skip_layers(...) from the module perturb'
@@ -132,6 +143,11 @@ class Call:
             raise ConfigError(
                 'return_unconditioned needs a null prediction, which a rule inside attention never makes: use a different rule'
             )
+
+    def weakened_by(self, branch: str) -> Perturbation | nn.Module | Mapping[str, Any]:
+        """Return what weakens the pass of a branch."""
+        weak: Any = self.keywords.weak
+        return weak if branch == 'weak' and weak_names(self.rule) == ['weak'] else weak[branch]
 
     def run(self, one: Pass) -> Any:
         """Make one forward pass."""
@@ -176,6 +192,11 @@ class Call:
             f"branch its own with cfg_routed_kwargs={{'name': (for cond, for null)}}. What a call returns for both branches can "
             'be handed in again as it is'
         )
+
+
+def weak_names(rule: Rule) -> list[str]:
+    """Return the names of the weak passes that a rule may ask for."""
+    return sorted(filter(is_weak, rule.needs_of_parts()))
 
 
 def _route(values: Any, one: Pass) -> Any:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from classifier_free_guidance_pytorch.conditioners import (
     BranchCondition,
@@ -19,12 +19,13 @@ from classifier_free_guidance_pytorch.conditioners import (
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb, check_drop_prob, drops_all, drops_nothing
 from classifier_free_guidance_pytorch.conditioners.prepared import CondFns
 from classifier_free_guidance_pytorch.conditioners.text_source import Texts
-from classifier_free_guidance_pytorch.decorator.batched import JoinedBatch, rows_to_guide, warn_once, why_not_joined
+from classifier_free_guidance_pytorch.decorator.batched import JoinedBatch, warn_once, why_not_joined
 from classifier_free_guidance_pytorch.decorator.call import Call, Pass
 from classifier_free_guidance_pytorch.decorator.drop_prob import weak_pass
 from classifier_free_guidance_pytorch.decorator.keywords import per_condition
 from classifier_free_guidance_pytorch.decorator.signature import RAW_TEXT_COND, ForwardSignature, KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
+from classifier_free_guidance_pytorch.guidance.rule import is_weak
 from classifier_free_guidance_pytorch.rows import map_rows, moved
 
 Branches = dict[str, list[BranchCondition]]
@@ -77,11 +78,9 @@ class Conditioned:
             combine = partial(call.rule, scale=call.scale)
             inside = conditioner.extrapolated(branches['cond'][0], branches['null'][0], combine)
             return [self._pass('cond', conditioner, inside, call)]
-        own = [name for name in wanted if name != 'weak']
+        own = [name for name in wanted if not is_weak(name)]
         passes = [self._pass(name, conditioner, condition, call) for name in own for condition in branches[name]]
-        if 'weak' in wanted:
-            passes.append(self._weak_pass(conditioner, branches['cond'][0], call))
-        return passes
+        return passes + [self._weak_pass(name, conditioner, branches['cond'][0], call) for name in wanted if is_weak(name)]
 
     def run_joined(self, call: Call, passes: Sequence[Pass]) -> list[Any] | None:
         reason = why_not_joined(call.module, call.routed)
@@ -92,7 +91,7 @@ class Conditioned:
             raise ShapeError(
                 'cfg_batched=True joins batches, but no tensor argument says how large the batch is: pass cfg_batched=False'
             )
-        own = [one for one in passes if one.branch != 'weak']  # a weak pass runs a different model, so it runs by itself
+        own = [one for one in passes if not is_weak(one.branch)]  # a weak pass runs a different model, so it runs by itself
         conditioner = self.conditioner(call.module)
         conditions = [one.condition for one in own if one.condition is not None]
         lengths = [one.text_cond.embed.shape[1] for one in conditions if one.text_cond.embed is not None]
@@ -104,14 +103,14 @@ class Conditioned:
             return None
         most = max(call.batch, *(condition.rows for condition in conditions))
         conditions = [one.expand(most) if one.rows in (1, most) else one.repeat(_times(call)) for one in conditions]
-        rows: list[Tensor | None] = [None] * len(own)
-        guided = rows_to_guide(call, [one.branch for one in passes])
-        if guided is not None and conditions[1].rows in (1, call.batch):
-            rows[1] = guided = moved(guided, conditioner.device)
-            conditions[1] = conditions[1].index(guided)
+        rows = None if call.keywords.return_unconditioned else call.rule.null_rows(call.scale, call.keywords.guidance_state)
+        for i, one in enumerate(own):
+            if rows is not None and one.branch == 'null' and conditions[i].rows in (1, call.batch):
+                one.rows = moved(rows, conditioner.device)
+                conditions[i] = conditions[i].index(one.rows)
         cond_fns = conditioner.bind(reduce(BranchCondition.joined, conditions), call.text.repeat_batch)
         keywords = self._keywords(cond_fns, call, joined=True)
-        outputs = JoinedBatch(call.batch, rows).run(call, keywords, self.signature.positional)
+        outputs = JoinedBatch(call.batch, [one.rows for one in own]).run(call, keywords, self.signature.positional)
         return outputs + [call.run(one) for one in passes[len(own) :]]
 
     def conditioner(self, module: Any) -> Conditioner:
@@ -149,9 +148,9 @@ class Conditioned:
             keywords[RAW_TEXT_COND] = raw
         return keywords
 
-    def _weak_pass(self, conditioner: Conditioner, condition: BranchCondition, call: Call) -> Pass:
+    def _weak_pass(self, branch: str, conditioner: Conditioner, condition: BranchCondition, call: Call) -> Pass:
         text = call.text
-        if isinstance(call.keywords.weak, nn.Module) and text.text_condition is not None:
+        if isinstance(call.weakened_by(branch), nn.Module) and text.text_condition is not None:
             raise UsageError(
                 'a prepared text_condition belongs to one model, so the second model in weak= cannot use it: pass texts=, or '
                 'what encode_texts(texts) returned as text_embeds='
@@ -159,7 +158,7 @@ class Conditioned:
         own = {**text.as_keywords(self.names)}
         if self.names.texts in own:
             own[self.names.texts] = per_condition(text.texts)[0]
-        return weak_pass(call, self._pass('weak', conditioner, condition, call).keywords, own)
+        return weak_pass(branch, call, self._pass(branch, conditioner, condition, call).keywords, own)
 
     def _checked(self, conditioner: Conditioner, call: Call) -> tuple[list[Texts | None], list[Texts | None]]:
         """Return the texts and the negative texts, one batch per condition, checked before any encoder runs.
@@ -216,7 +215,7 @@ class Conditioned:
         branches: Branches = {}
         if 'conds' in wanted:
             branches['conds'] = [self._branch(conditioner, one, None, call, text.cond_drop_prob) for one in texts[1:]]
-        if 'cond' in wanted or 'weak' in wanted:
+        if 'cond' in wanted or any(map(is_weak, wanted)):
             branches['cond'] = [self._branch(conditioner, texts[0], text.text_embeds, call, text.cond_drop_prob)]
         if text.has_negatives and ('null' in wanted or apart):
             read = [self._branch(conditioner, one, text.negative_text_embeds, call) for one in negatives]

@@ -14,6 +14,7 @@ from classifier_free_guidance_pytorch.decorator.call import Call, Pass
 from classifier_free_guidance_pytorch.decorator.keywords import per_condition
 from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.guidance.rule import is_weak
 from classifier_free_guidance_pytorch.perturb import Perturbation
 
 
@@ -44,8 +45,9 @@ class ByDropProb:
             'negatives': negatives,
             'null': [{**given, drop: 1.0}] if steers_apart else negatives[:1],
         }
-        passes = [Pass(name, keywords) for name in wanted if name != 'weak' for keywords in by_branch[name]]
-        return passes + [weak_pass(call, first, call.text.as_keywords(self.names))] * ('weak' in wanted)
+        passes = [Pass(name, keywords) for name in wanted if not is_weak(name) for keywords in by_branch[name]]
+        own = call.text.as_keywords(self.names)
+        return passes + [weak_pass(name, call, first, own) for name in wanted if is_weak(name)]
 
     def run_joined(self, call: Call, passes: Sequence[Pass]) -> list[Any] | None:
         warn_once(f'{self.signature.name} handles its texts itself, by {self.names.cond_drop_prob}')
@@ -72,17 +74,18 @@ class ByDropProb:
         return given
 
 
-def weak_pass(call: Call, keywords: dict[str, Any], text_keywords: dict[str, Any]) -> Pass:
+def weak_pass(branch: str, call: Call, keywords: dict[str, Any], text_keywords: dict[str, Any]) -> Pass:
     """Return the conditional pass of a weakened model.
 
     Args:
+        branch: Its name, `weak` unless the rule has several.
         call: The call, whose `weak` says how.
         keywords: The arguments of the conditional pass.
         text_keywords: The texts as a second model takes them.
     """
-    weak = call.keywords.weak
+    weak = call.weakened_by(branch)
     if isinstance(weak, nn.Module):
-        return Pass('weak', text_keywords, weak=weak)
+        return Pass(branch, text_keywords, weak=weak)
     if isinstance(weak, Perturbation):
-        return Pass('weak', keywords, weak=weak)
-    return Pass('weak', {**(weak or {}), **keywords})
+        return Pass(branch, keywords, weak=weak)
+    return Pass(branch, {**weak, **keywords})

@@ -48,19 +48,20 @@ def guide(source: Source, call: Call) -> Any:
     keywords = call.keywords
     step = call.resolve()  # settles call.rule and call.scale; the step holds state, x, sigma, alpha and progress
     rule, scale = call.rule, call.scale
-    wanted = rule.branches(scale, step.state, step.progress)  # ('cond', 'null')
-    if not wanted:  # the zero steps of CFG-Zero*: zeros in the shape of x, without any pass
-        return rule(scale=scale, **step._asdict())
+    wanted = rule.wanted(scale, step)  # ('cond', 'null')
+    is_zero = not wanted  # the zero steps of CFG-Zero*: a single pass, for the shape of the output and what else is in it
+    wanted = wanted or ('cond',)
     # a null prediction that is wanted for its own sake: the rule does not see it, so the guided one stays what it was
     extra = ('null',) if keywords.return_unconditioned and 'null' not in wanted else ()
 
     passes = source.passes(call, (*wanted, *extra))  # texts are read here, and nowhere else
     outputs = run(source, call, passes)  # one forward per pass, or one for all
+    step = step._replace(rows=next((one.rows for one in passes if one.branch == 'null'), None))
 
     # One pass can be the answer by itself: nothing was asked for but the condition, the rule has done its work inside the
     # attention layers, or there is no text at all, and null + scale * (null - null) is null.
     no_text = passes[0].branch != wanted[0]
-    is_answer = len(passes) == 1 and (keywords.is_off or rule.inside_attention or no_text)
+    is_answer = len(passes) == 1 and not is_zero and (keywords.is_off or rule.inside_attention or no_text)
     if is_answer and not keywords.return_unconditioned and keywords.guide is None:
         return outputs[0]
 
@@ -69,7 +70,12 @@ def guide(source: Source, call: Call) -> Any:
     def guided(parts: list[Tensor]) -> Any:
         """Return what takes the place of the prediction, from the prediction of each pass."""
         given = predictions(branches, parts)
-        prediction = parts[0] if is_answer else rule.guide(given._replace(null=None) if extra else given, scale, step)  # (b, ...)
+        if is_answer:
+            prediction = parts[0]
+        elif is_zero:
+            prediction = rule.zero(parts[0], step)
+        else:
+            prediction = rule.guide(given._replace(null=None) if extra else given, scale, step)  # (b, ...)
         return (prediction, given.null) if keywords.return_unconditioned else prediction
 
     if isinstance(outputs[0], Tensor) and keywords.guide is None:
@@ -103,4 +109,4 @@ def predictions(branches: Sequence[str], parts: list[Tensor]) -> Predictions:
     found: dict[str, Any] = {}
     for branch, part in zip(branches, parts, strict=True):
         found[branch] = (*found.get(branch, ()), part) if branch in ('conds', 'negatives') else part
-    return Predictions(**found)
+    return Predictions.by_branch(found)

@@ -30,7 +30,7 @@ Scale: TypeAlias = float | Tensor
 Weak: TypeAlias = Perturbation | nn.Module | Mapping[str, Any]
 T = TypeVar('T')
 
-_STEP = ('x', 'sigma', 'alpha', 'progress')
+_STEP = ('x', 'sigma', 'alpha', 'progress', 'next_sigma', 'next_alpha')
 
 
 def keyword(default: T, what: str) -> T:
@@ -112,7 +112,9 @@ class GuidanceKeywords(Keywords):
         None, 'a rule of the `guidance` module, or a preset; classifier-free guidance by default'
     )
     guidance_state: rules.State | None = keyword(None, 'what `rule.init_state()` returned, for rules that remember between steps')
-    guidance_kwargs: Mapping[str, Any] | None = keyword(None, 'what rules may need: `x`, `sigma`, `alpha`, `progress`')
+    guidance_kwargs: Mapping[str, Any] | None = keyword(
+        None, 'where sampling stands: `x`, `sigma`, `alpha`, `progress`, `next_sigma`, `next_alpha`'
+    )
     rescale_phi: float = keyword(
         0.0, "share of the prediction rescaled to the conditional's standard deviation (arXiv 2305.08891)"
     )
@@ -129,7 +131,8 @@ class GuidanceKeywords(Keywords):
     )
     weak: Weak | None = keyword(
         None,
-        'the weak pass of a rule that asks for one: keywords of the forward, a second model, `perturbed_attention(...)`, ...',
+        'the weak pass of a rule that asks for one: keywords of the forward, a second model, `perturbed_attention(...)`, ...; '
+        'for a rule of several one for each, by name',
     )
     guide: Guide = keyword(
         None, 'which entry of the output is guided, the first by default: a name, an index, a path, or several'
@@ -304,7 +307,11 @@ def _weak(weak: object, signature: ForwardSignature) -> None:
             'weak is a mapping of keywords for the forward, a second model, or perturbed_attention(...) and skip_layers(...) '
             f'from the module perturb, but got {shown(weak)}{hint}'
         )
-    if unknown := [name for name in weak if not signature.knows(name)]:
+    unknown = [name for name in weak if not signature.knows(name)]
+    if unknown and all(isinstance(value, (Perturbation, nn.Module, Mapping)) for value in weak.values()):
+        for value in weak.values():  # one weak pass for each name; whether the rule has these names is seen later
+            _weak(value, signature)
+    elif unknown:
         raise ConfigError(
             f'weak has {unknown[0]!r}, which is no argument of {signature.name}: it takes {", ".join(signature.arguments)}'
         )

@@ -22,11 +22,11 @@ from classifier_free_guidance_pytorch.guidance._fdg import FDG, fdg
 from classifier_free_guidance_pytorch.guidance._logits import Discrete, Logits, discrete, logits
 from classifier_free_guidance_pytorch.guidance._nag import NAG, nag
 from classifier_free_guidance_pytorch.guidance._perp_neg import PerpNeg, perp_neg
-from classifier_free_guidance_pytorch.guidance._raag import RAAG, raag
+from classifier_free_guidance_pytorch.guidance._raag import MAMBOG, RAAG, mambo_g, raag
 from classifier_free_guidance_pytorch.guidance._rescale import Renorm, Rescale, renorm, renorm_to_cond, rescale, rescale_to_cond
 from classifier_free_guidance_pytorch.guidance._tcfg import TCFG, tcfg
 from classifier_free_guidance_pytorch.guidance._weak import Weak, weak
-from classifier_free_guidance_pytorch.guidance.combine import InX0, OnChannels, Rule, Sum, Then
+from classifier_free_guidance_pytorch.guidance.combine import InSpace, OnChannels, Rule, Sum, Then
 from classifier_free_guidance_pytorch.guidance.presets import PRESETS, Preset, preset
 from classifier_free_guidance_pytorch.guidance.rule import BRANCHES, Predictions, State, Step
 from classifier_free_guidance_pytorch.guidance.scales import convert_scale
@@ -42,13 +42,13 @@ from classifier_free_guidance_pytorch.guidance.schedules import (
     power_cosine,
 )
 from classifier_free_guidance_pytorch.guidance.skip_null import Adaptive, ReuseDelta
-from classifier_free_guidance_pytorch.guidance.spaces import SPACES, from_x0, to_x0
+from classifier_free_guidance_pytorch.guidance.spaces import SPACES, convert, from_x0, to_x0
 
 __all__ = [
-    'APG', 'BRANCHES', 'CFG', 'FDG', 'NAG', 'PRESETS', 'RAAG', 'SPACES', 'TCFG',
-    'Adaptive', 'CFGZeroStar', 'Chain', 'Compose', 'Discrete', 'InX0', 'Logits', 'OnChannels', 'PerpNeg', 'Predictions',
-    'Preset', 'Renorm', 'Rescale', 'ReuseDelta', 'Rule', 'Schedule', 'State', 'Step', 'Sum', 'Then', 'Weak',
-    'apg', 'cfg', 'cfg_plus_plus', 'cfg_zero_star', 'chain', 'clamp_linear', 'compose', 'constant', 'convert_scale', 'cosine',
-    'discrete', 'fdg', 'from_x0', 'interval', 'linear', 'logits', 'nag', 'perp_neg', 'piecewise', 'power_cosine', 'preset',
-    'raag', 'renorm', 'renorm_to_cond', 'rescale', 'rescale_to_cond', 'tcfg', 'to_x0', 'weak',
+    'APG', 'BRANCHES', 'CFG', 'FDG', 'MAMBOG', 'NAG', 'PRESETS', 'RAAG', 'SPACES', 'TCFG', 'Adaptive', 'CFGZeroStar', 'Chain',
+    'Compose', 'Discrete', 'InSpace', 'Logits', 'OnChannels', 'PerpNeg', 'Predictions', 'Preset', 'Renorm', 'Rescale',
+    'ReuseDelta', 'Rule', 'Schedule', 'State', 'Step', 'Sum', 'Then', 'Weak', 'apg', 'cfg', 'cfg_plus_plus', 'cfg_zero_star',
+    'chain', 'clamp_linear', 'compose', 'constant', 'convert', 'convert_scale', 'cosine', 'discrete', 'fdg', 'from_x0',
+    'interval', 'linear', 'logits', 'mambo_g', 'nag', 'perp_neg', 'piecewise', 'power_cosine', 'preset', 'raag', 'renorm',
+    'renorm_to_cond', 'rescale', 'rescale_to_cond', 'tcfg', 'to_x0', 'weak',
 ]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -55,6 +56,8 @@ def apg(
     >>> apg(torch.tensor([[2., 0.]]), torch.tensor([[0., -1.]]), 3.)
     tensor([[2., 2.]])
     """
+    check_number('apg', 'eta', eta)
+    check_number('apg', 'norm', 0 if norm is None else norm, 0)
     check_alike('apg', {'cond': cond, 'null': null})
     c = widened(cond)
     d = c - widened(null) if delta is None else widened(delta)
@@ -98,6 +101,7 @@ class APG(Rule):
     momentum: float = 0.0
     rms: bool = False
     dim: Dims = None
+    paper_space: ClassVar[str | None] = 'x0'
 
     def __post_init__(self) -> None:
         check_number('APG', 'eta', self.eta)
@@ -114,7 +118,7 @@ class APG(Rule):
     def init_state(self, like: Tensor | None = None) -> State | None:
         if not self.remembers:
             return None
-        return MomentumState(self, average=None if like is None else torch.zeros_like(like))
+        return MomentumState(self, average=None if like is None else torch.zeros_like(widened(like)))
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         cond, null = given.pair()
@@ -122,7 +126,8 @@ class APG(Rule):
         if isinstance(state, MomentumState):
             average = state.average
             state.check_held('an average', average, tuple(cond.shape), cond)
-            delta = cond - null if average is None else cond - null + self.momentum * average
+            delta = widened(cond) - widened(null)  # the average stays float32, whatever autocast makes of the predictions
+            delta = delta if average is None else delta + self.momentum * average
             guided = guided_samples(scale, cond)
             if isinstance(guided, Tensor):
                 kept = torch.zeros_like(delta) if average is None else average

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from classifier_free_guidance_pytorch.errors import UsageError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import dot, ratio, squared_norm, widened
-from classifier_free_guidance_pytorch.guidance.rule import Predictions, State, Step
+from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
 
 
 def cfg_zero_star(cond: Tensor, null: Tensor, scale: Scale) -> Tensor:
@@ -45,27 +46,35 @@ class CFGZeroStar(Rule):
     """CFG-Zero*: see `guidance.cfg_zero_star`. Two passes, and none at its zero steps.
 
     Args:
-        zero_init: Fraction of the way, from pure noise, on which the output is zero and no pass is made; the call then takes
-            `progress`. The paper uses 0.04 for flow models.
+        zero_init: Fraction of the way, from pure noise, on which the velocity is zero and no pass is made; the call then takes
+            `progress`. The paper uses 0.04. Only for models that predict a velocity (`'flow'`), or
+            `.in_space('flow', model=...)`. A decorated model makes one pass there, to learn what its output looks like.
 
     >>> CFGZeroStar(zero_init=0.04).branches(4., progress=0.), CFGZeroStar(zero_init=0.04).branches(4., progress=0.5)
     ((), ('cond', 'null'))
     """
 
     zero_init: float = 0.0
+    paper_space: ClassVar[str | None] = 'flow'
 
     def __post_init__(self) -> None:
         check_number('CFGZeroStar', 'zero_init', self.zero_init, 0, 1)
 
-    def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
+    @property
+    def zero_space(self) -> str | None:
+        return 'flow' if self.zero_init > 0 else None
+
+    def wanted(self, scale: Scale, step: Step) -> tuple[str, ...]:
         if self.zero_init > 0:
-            if progress is None:
+            if step.progress is None:
                 raise UsageError(
                     f'{self!r} needs progress=, from 0 (pure noise) to 1, to know whether this step is still a zero step'
                 )
-            if progress < self.zero_init:
+            if not isinstance(step.progress, Tensor):
+                check_number('CFGZeroStar', 'progress', step.progress, 0, 1)
+            if step.progress < self.zero_init:
                 return ()
-        return super().branches(scale, state, progress)
+        return super().wanted(scale, step)
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         return cfg_zero_star(*given.pair(), scale)

@@ -6,6 +6,7 @@ The pyramid is linear and collapses to what it was built from, so it is built on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,27 +14,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_numbers
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_numbers, shown
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import widened
 from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
 from classifier_free_guidance_pytorch.guidance.scales import proportioned, strongest
 
 
-def fdg(cond: Tensor, null: Tensor, scales: Sequence[Scale] = (10.0, 5.0)) -> Tensor:
+def fdg(cond: Tensor, null: Tensor, scales: Sequence[Scale] = (10.0, 5.0), grid: tuple[int, ...] | None = None) -> Tensor:
     """Guide each band of frequencies at its own scale: `u_l + s_l * (c_l - u_l)` on every level of a Laplacian pyramid.
 
     Args:
         cond: Prediction under the condition: images `(b, c, h, w)` of any size, video `(b, c, f, h, w)` frame by frame,
-            signals `(b, c, n)` or `(b, n)`.
+            vectors `(b, n)`; or tokens `(b, n, d)`, with `grid`. A signal `(b, c, n)` is an image `(b, c, 1, n)`.
         null: Prediction under the null condition, same shape.
         scales: One per level, finest first, each a number or one value per sample. All 1 returns `cond`.
+        grid: How tokens lie in space, `(h, w)`, or `(f, h, w)` frame by frame; `h * w` is `n`.
 
     Returns:
         The guided prediction, in the shape and dtype of `cond`.
 
     Raises:
-        ShapeError, ConfigError: As for `guidance.apg`; or no scales, or one that is neither a number nor one value per sample.
+        ShapeError, ConfigError: As for `guidance.apg`; no scales, or one that is neither a number nor one value per sample; three
+            dimensions without a grid, or a grid that does not fit.
 
     Frequency-Decoupled Guidance, arXiv 2506.19713, algorithm 2; low scales belong to low frequencies. Oracles:
     `FrequencyDecoupledGuidance` of diffusers, and kornia's pyramid.
@@ -46,7 +49,7 @@ def fdg(cond: Tensor, null: Tensor, scales: Sequence[Scale] = (10.0, 5.0)) -> Te
     if not isinstance(scales, Sequence) or len(scales) == 0:
         raise ConfigError(f'fdg: scales must hold at least one number, finest level first, got {scales!r}')
     check_alike('fdg', {'cond': cond, 'null': null})
-    difference = _as_images(widened(cond) - widened(null))
+    difference = _as_images(widened(cond) - widened(null), grid)
     weights = [_per_sample(scale, difference, f'fdg: scales[{i}]') for i, scale in enumerate(scales)]
     bands = [difference]
     for _ in scales[1:]:
@@ -55,7 +58,8 @@ def fdg(cond: Tensor, null: Tensor, scales: Sequence[Scale] = (10.0, 5.0)) -> Te
     # up() is linear: up(guided) + w * (band - up(coarser)) needs one up() per level
     for weight, band, coarser in zip(weights[-2::-1], bands[-2::-1], bands[:0:-1], strict=True):
         guided = weight * band + _up(guided - weight * coarser, band)
-    return (cond + guided.reshape(cond.shape)).to(cond.dtype)
+    guided = guided.reshape(cond.shape) if grid is None else guided.reshape(cond.mT.shape).mT  # (b, d, n) -> (b, n, d)
+    return (cond + guided).to(cond.dtype)
 
 
 def _per_sample(scale: Scale, like: Tensor, name: str) -> Scale:
@@ -68,8 +72,21 @@ def _per_sample(scale: Scale, like: Tensor, name: str) -> Scale:
     return aligned(scale, like, name) - 1
 
 
-def _as_images(x: Tensor) -> Tensor:
+def _as_images(x: Tensor, grid: tuple[int, ...] | None) -> Tensor:
     """Return images `(b, c, h, w)` or signals `(b, c, n)`; whatever lies between batch and them counts as channels."""
+    if (x.ndim == 3) != (grid is not None):
+        raise ShapeError(
+            f'fdg: predictions of shape {tuple(x.shape)} '
+            + (
+                'with a grid; a grid is for tokens (b, n, d)'
+                if grid is not None
+                else 'may be tokens (b, n, d) or a signal (b, c, n): of tokens give grid=(h, w), and a signal as (b, c, 1, n)'
+            )
+        )
+    if grid is not None:
+        if math.prod(grid) != x.shape[1]:
+            raise ShapeError(f'fdg: grid={grid} has {math.prod(grid)} places, but there are {x.shape[1]} tokens')
+        x = x.mT.reshape(x.shape[0], x.shape[2], *grid)  # (b, n, d) -> (b, d, h, w)
     if x.ndim == 2:
         return x.unsqueeze(1)  # (b, 1, n)
     return x if x.ndim <= 4 else x.flatten(1, -3)  # (b, c * f, h, w)
@@ -109,18 +126,26 @@ class FDG(Rule):
     Args:
         scales: One per level, finest first. They give the proportions: the scale of the call is that of the strongest
             level, so `FDG((10., 5.))` called at 10 guides at exactly `(10, 5)`, and at 1 returns `cond`.
+        grid: How tokens `(b, n, d)` lie in space: `(h, w)`, or `(f, h, w)`.
     """
 
     scales: tuple[float, ...] = (10.0, 5.0)
+    grid: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check_numbers('FDG', 'scales', self.scales)
         if all(value == 1 for value in self.scales):
             raise ConfigError(f'FDG: every one of scales {self.scales} is 1, so nothing is guided')
+        if self.grid is not None and not (
+            isinstance(self.grid, tuple)
+            and 1 <= len(self.grid) <= 3
+            and all(type(side) is int and side > 0 for side in self.grid)
+        ):
+            raise ConfigError(f'FDG: grid must be (h, w) or (f, h, w), got {shown(self.grid)}')
 
     @property
     def default_scale(self) -> float:
         return strongest(self.scales)
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
-        return fdg(*given.pair(), proportioned(scale, self.scales))
+        return fdg(*given.pair(), proportioned(scale, self.scales), self.grid)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike
 from classifier_free_guidance_pytorch.guidance.combine import Rule
+from classifier_free_guidance_pytorch.guidance.reductions import widened
 from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
 
 
@@ -26,7 +27,8 @@ def logits(cond: Tensor, null: Tensor, scale: Scale, dim: int = -1) -> Tensor:
         dim: The dimension of the classes.
 
     Returns:
-        Guided scores, in the shape and dtype of `cond`.
+        Guided scores, in the shape of `cond`; half precision becomes float32, in which a distribution over many classes keeps
+        its tail.
 
     Raises:
         ShapeError, ConfigError: As for `guidance.apg`.
@@ -40,11 +42,11 @@ def logits(cond: Tensor, null: Tensor, scale: Scale, dim: int = -1) -> Tensor:
     True
     """
     check_alike('logits', {'cond': cond, 'null': null})
-    log_cond, log_null = torch.log_softmax(cond, dim), torch.log_softmax(null, dim)
+    log_cond, log_null = torch.log_softmax(widened(cond), dim), torch.log_softmax(widened(null), dim)
     # -inf - -inf is NaN, and so is its gradient: forbidden entries are replaced before the line is taken, not after.
     log_null = torch.where(torch.isneginf(log_null), log_cond, log_null)
     forbidden = torch.isneginf(log_cond)
-    guided = torch.lerp(log_null.masked_fill(forbidden, 0.0), log_cond.masked_fill(forbidden, 0.0), aligned(scale, cond))
+    guided = torch.lerp(log_null.masked_fill(forbidden, 0.0), log_cond.masked_fill(forbidden, 0.0), aligned(scale, log_cond))
     return guided.masked_fill(forbidden, float('-inf'))
 
 
@@ -58,7 +60,7 @@ def discrete(cond: Tensor, null: Tensor, scale: Scale, dim: int = -1) -> Tensor:
         dim: The dimension of the classes.
 
     Returns:
-        Probabilities, in the shape and dtype of `cond`.
+        Probabilities, in the shape of `cond`; half precision becomes float32.
 
     Raises:
         ShapeError, ConfigError: As for `guidance.apg`.
@@ -85,7 +87,7 @@ class Logits(Rule):
         return False  # at scale 1: log_softmax(c)
 
     def _alone(self, prediction: Tensor) -> Tensor:
-        return torch.log_softmax(prediction, self.dim)
+        return torch.log_softmax(widened(prediction), self.dim)
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         return logits(*given.pair(), scale, self.dim)
@@ -96,7 +98,7 @@ class Discrete(Logits):
     """CFG on categorical distributions, for discrete diffusion: see `guidance.discrete`, also for `dim`. Two passes."""
 
     def _alone(self, prediction: Tensor) -> Tensor:
-        return torch.softmax(prediction, self.dim)
+        return torch.softmax(widened(prediction), self.dim)
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         return discrete(*given.pair(), scale, self.dim)

@@ -38,6 +38,8 @@ def nag(positive: Tensor, negative: Tensor, scale: Scale = 5.0, tau: float = 2.5
     >>> nag(torch.tensor([[1., 1.]]), torch.tensor([[1., 0.]]), scale=3., alpha=1.)
     tensor([[1., 3.]])
     """
+    check_number('nag', 'tau', tau, 0)
+    check_number('nag', 'alpha', alpha)
     check_alike('nag', {'positive': positive, 'negative': negative})
     p = widened(positive)
     guided = torch.lerp(widened(negative), p, aligned(scale, p))

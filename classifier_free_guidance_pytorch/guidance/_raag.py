@@ -1,8 +1,9 @@
-"""Ratio-aware adaptive guidance, RAAG, also known as MAMBO-G (arXiv 2508.03442)."""
+"""Ratio-aware adaptive guidance, RAAG, published as MAMBO-G (arXiv 2508.03442)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -28,12 +29,14 @@ def raag(cond: Tensor, null: Tensor, scale: Scale, alpha: float = 8.0) -> Tensor
     Raises:
         ShapeError, ConfigError: As for `guidance.cfg`; predictions are real and have a dimension beside the batch.
 
-    RAAG, arXiv 2508.03442; the same rule is known as MAMBO-G. Oracle: `MagnitudeAwareGuidance` of diffusers.
+    RAAG, arXiv 2508.03442, published as MAMBO-G (Magnitude-Aware Mitigation for Boosted Guidance), and so `guidance.mambo_g` and
+    `guidance.MAMBOG` are the same. It is stated for velocities. Oracle: `MagnitudeAwareGuidance` of diffusers.
 
     >>> import torch
     >>> raag(torch.tensor([[1., 1.]]), torch.tensor([[1., 0.]]), 3., alpha=0.)
     tensor([[1., 3.]])
     """
+    check_number('raag', 'alpha', alpha, 0)
     check_alike('raag', {'cond': cond, 'null': null})
     c, u = widened(cond), widened(null)
     # A null prediction of zero is infinitely disagreed with, so guidance is off; exp(-large) says so without a branch.
@@ -47,9 +50,13 @@ class RAAG(Rule):
     """Ratio-aware guidance, CFG that fades with `|d|/|u|`: see `guidance.raag`, also for `alpha`. Two passes."""
 
     alpha: float = 8.0
+    paper_space: ClassVar[str | None] = 'flow'
 
     def __post_init__(self) -> None:
         check_number('RAAG', 'alpha', self.alpha, 0)
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         return raag(*given.pair(), scale, self.alpha)
+
+
+MAMBOG, mambo_g = RAAG, raag  # the name of the published paper

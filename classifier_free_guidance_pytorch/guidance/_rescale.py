@@ -36,6 +36,7 @@ def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
     >>> rescale(torch.tensor([[0., 8.]]), torch.tensor([[0., 2.]]), 0.5)
     tensor([[0., 5.]])
     """
+    check_number('rescale', 'phi', phi)
     check_alike('rescale', {'guided': guided, 'cond': cond})
     factor = 1 + phi * (ratio(spread(cond), spread(guided), otherwise=1.0) - 1)  # (b, 1, ...)
     return (widened(guided) * factor).to(guided.dtype)
@@ -65,6 +66,7 @@ def renorm(guided: Tensor, cond: Tensor, r: float = 1.0, lo: float = 0.0, dim: D
     >>> renorm(torch.tensor([[6., 8.]]), torch.tensor([[3., 4.]]))
     tensor([[3., 4.]])
     """
+    check_number('renorm', 'r', r, 0)
     check_alike('renorm', {'guided': guided, 'cond': cond})
     factor = (r * ratio(norm(cond, dim), norm(guided, dim), otherwise=1.0)).clamp(lo, hi)  # (b, 1, ...)
     return (widened(guided) * factor).to(guided.dtype)

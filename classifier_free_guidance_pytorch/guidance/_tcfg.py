@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -55,6 +56,8 @@ def tcfg(cond: Tensor, null: Tensor, scale: Scale) -> Tensor:
 @dataclass(frozen=True)
 class TCFG(Rule):
     """Tangential damping, `u' + s * (c - u')` with `u'` what `u` shares with `c`: see `guidance.tcfg`. Two passes."""
+
+    paper_space: ClassVar[str | None] = 'eps'
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         return tcfg(*given.pair(), scale)

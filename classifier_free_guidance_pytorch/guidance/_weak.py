@@ -8,9 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number, check_scale
+from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number, check_scale, uniform_value
 from classifier_free_guidance_pytorch.guidance.combine import Rule
-from classifier_free_guidance_pytorch.guidance.rule import Predictions, State, Step
+from classifier_free_guidance_pytorch.guidance.rule import BRANCHES, Predictions, Step
+from classifier_free_guidance_pytorch.guidance.schedules import Schedule
 
 
 def weak(cond: Tensor, weakened: Tensor, weight: Scale) -> Tensor:
@@ -38,28 +40,70 @@ def weak(cond: Tensor, weakened: Tensor, weight: Scale) -> Tensor:
     return torch.lerp(weakened, cond, aligned(check_scale(weight, 'weight') + 1, cond, 'weight'))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Weak(Rule):
     """Guidance by a weakened pass, `c + w * (c - k)`, at any scale: see `guidance.weak`. Two passes.
 
-    Usually added to another rule, `CFG() + Weak(2.8)`; alone it is autoguidance.
+    Usually added to another rule, `CFG() + Weak(2.8)`; alone it is autoguidance. Several in a sum have names, by which their
+    passes are told apart: `CFG() + Weak(1., name='stg') + Weak(2., name='modality')`, with `weak={'stg': ..., 'modality': ...}`.
 
     Args:
-        weight: `w`; 0 is off, and the weak pass is not made.
+        weight: `w`; 0 is off, and the weak pass is not made. A number; a tensor, one value per sample or learned; or a schedule,
+            which is off at 0 as well: `interval(2.8, sigma=(0.3, 5.), outside=0.)`.
+        name: Which weakened pass it is guided by.
+
+    Raises:
+        ConfigError: No weight, or a name that is none or that of another branch.
+
+    >>> (Weak(1., name='stg') + Weak(0., name='modality')).branches()
+    ('cond', 'stg')
     """
 
-    weight: float = 1.0
-    needs: ClassVar[tuple[str, ...]] = ('cond', 'weak')
+    weight: float | Tensor | Schedule = 1.0
+    name: str = 'weak'
     acts_at_one: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_number('Weak', 'weight', self.weight)
+        if isinstance(self.weight, Tensor):
+            check_scale(self.weight, 'Weak: weight')
+        elif not isinstance(self.weight, Schedule):
+            check_number('Weak', 'weight', self.weight)
+        if not isinstance(self.name, str) or not self.name.isidentifier() or self.name in {*BRANCHES, *_ARGUMENTS} - {'weak'}:
+            taken = ', '.join(map(repr, (*BRANCHES, *_ARGUMENTS)))
+            raise ConfigError(f"Weak: name must be an identifier, such as 'stg', other than {taken}; got {self.name!r}")
+        object.__setattr__(self, 'needs', ('cond', self.name))
 
-    def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
-        needed = super().branches(scale, state, progress)
-        return needed if self.weight != 0 else ('cond',)
+    def __eq__(self, other: object) -> bool:
+        """Return whether two rules are the same; weights that are tensors are compared by their values."""
+        if type(other) is not type(self) or self.name != other.name:
+            return False
+        ours, theirs = self.weight, other.weight
+        if isinstance(ours, Tensor) and isinstance(theirs, Tensor):
+            return ours is theirs or (ours.device == theirs.device and torch.equal(ours, theirs))
+        return not isinstance(ours, Tensor) and not isinstance(theirs, Tensor) and ours == theirs
+
+    def __hash__(self) -> int:
+        weight = tuple(self.weight.shape) if isinstance(self.weight, Tensor) else self.weight
+        return hash((type(self), weight, self.name))
+
+    def wanted(self, scale: Scale, step: Step) -> tuple[str, ...]:
+        needed = super().wanted(scale, step)
+        return ('cond',) if uniform_value(self._weight_at(step)) == 0 else needed
+
+    def _weight_at(self, step: Step) -> float | Tensor:
+        """Return the weight of a step."""
+        if not isinstance(self.weight, Schedule):
+            return self.weight
+        return self.weight(
+            step.progress, sigma=step.sigma, next_sigma=step.next_sigma, alpha=step.alpha, next_alpha=step.next_alpha
+        )
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
+        weakened = given.of(self.name)
         assert given.cond is not None
-        assert given.weak is not None
-        return weak(given.cond, given.weak, self.weight)
+        assert isinstance(weakened, Tensor)
+        return weak(given.cond, weakened, self._weight_at(step))
+
+
+_ARGUMENTS = ('scale', 'state', 'x', 'sigma', 'alpha', 'progress', 'rows')
+"""What a rule is called with beside predictions."""

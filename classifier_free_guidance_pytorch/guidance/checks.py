@@ -18,7 +18,7 @@ from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from classifier_free_guidance_pytorch.rows import is_readable, moved
 
 Scale: TypeAlias = float | Tensor
-"""A guidance scale: a number, one value per sample `(b,)`, or a tensor that broadcasts against the predictions."""
+"""A guidance scale: a number, one value per sample `(b,)`, or a tensor of as many dimensions as the predictions."""
 
 LINEAR = 'cfg, weak, compose and chain'
 """The functions that only add multiples of predictions, and so take `(b,)` and complex ones as well."""
@@ -132,6 +132,8 @@ def uniform_value(scale: Scale) -> float | None:
     if not is_readable(scale) or scale.requires_grad or scale.numel() == 0:
         return None
     low, high = torch.aminmax(scale)
+    if bool(low.isnan()):  # of any entry
+        raise ConfigError(f'scale must be finite, got {scale}')
     return float(low) if bool(low == high) else None
 
 
@@ -166,9 +168,10 @@ def aligned(scale: Scale, like: Tensor, name: str = 'scale', *, wide: bool = Fal
                 'give one value per sample, or a tensor with as many dimensions as the predictions'
             )
         scale = scale.reshape(-1, *per_sample(like)[1:])  # (b, 1, ...)
-    elif scale.ndim > like.ndim or any(n not in (1, t) for n, t in zip(shape[::-1], target[::-1], strict=False)):
+    elif scale.ndim > 0 and (len(shape) != len(target) or any(n not in (1, t) for n, t in zip(shape, target, strict=True))):
+        # fewer dimensions would be aligned with the last ones of the predictions, where sizes agree by chance
         raise ShapeError(
-            f'{name} of shape {shape} does not broadcast to predictions of shape {target}; '
-            f'give a number, one value per sample ({target[0]},), or a shape that broadcasts, such as {per_sample(like)}'
+            f'{name} of shape {shape} does not fit predictions of shape {target}; give a number, one value per sample '
+            f'({target[0]},), or a tensor of {len(target)} dimensions that broadcasts, such as {per_sample(like)}'
         )
     return moved(scale, like.device, torch.promote_types(like.real.dtype, torch.float32) if wide else like.dtype)

@@ -12,7 +12,7 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, uniform_value
 from classifier_free_guidance_pytorch.guidance.rule import BaseRule, Predictions, State, Step, in_order
-from classifier_free_guidance_pytorch.guidance.spaces import check_space, from_x0, to_x0
+from classifier_free_guidance_pytorch.guidance.spaces import alpha_of, check_space, convert
 
 PostStep = Callable[[Tensor, Tensor], Tensor]
 """`(guided, cond) -> guided`."""
@@ -30,9 +30,18 @@ class Rule(BaseRule):
         """Follow this rule by a post-step, such as `guidance.rescale_to_cond(0.7)`; post-steps chain."""
         return Then(self, post)
 
-    def in_x0(self, space: str) -> InX0:
-        """Apply this rule to clean samples, for a model that predicts `'eps'`, `'v'` or `'flow'`; calls take `x` and `sigma`."""
-        return InX0(self, space)
+    def in_space(self, space: str, *, model: str) -> InSpace:
+        """Apply this rule to what a model would predict in one of `guidance.SPACES`; calls take `x` and `sigma`.
+
+        Args:
+            space: Where the rule works. `rule.paper_space` is that of its paper.
+            model: What the model predicts.
+        """
+        return InSpace(self, space, model)
+
+    def in_x0(self, model: str) -> InSpace:
+        """Apply this rule to clean samples: `in_space('x0', model=model)`."""
+        return InSpace(self, 'x0', model)
 
     def on_channels(self, start: int, stop: int | None = None, dim: int = 1) -> OnChannels:
         """Guide only these channels; the others stay those of `cond` (learned-variance models guide only the mean)."""
@@ -105,9 +114,20 @@ class Sum(Combined):
     def _states(self, state: State | None) -> tuple[State | None, ...]:
         return (None,) * len(self.rules) if state is None else state.parts
 
-    def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
-        needed = [rule.branches(scale, part, progress) for rule, part in zip(self.rules, self._states(state), strict=True)]
+    def wanted(self, scale: Scale, step: Step) -> tuple[str, ...]:
+        states = self._states(step.state)
+        needed = [rule.wanted(scale, step._replace(state=state)) for rule, state in zip(self.rules, states, strict=True)]
         return in_order({'cond'}.union(*needed)) if all(needed) else ()
+
+    def null_rows(self, scale: Scale, state: State | None = None) -> Tensor | None:
+        of_parts = zip(self.rules, self._states(state), strict=True)
+        needed = [rule.null_rows(scale, part) for rule, part in of_parts if 'null' in rule.needs_of_parts()]
+        rows = [one for one in needed if one is not None]
+        return torch.unique(torch.cat(rows)) if rows and len(rows) == len(needed) else None
+
+    def zero(self, like: Tensor, step: Step) -> Tensor:
+        silent = (rule.zero(like, step) for rule in self.rules if not rule.wanted(1.0, step._replace(state=None)))
+        return next(silent, torch.zeros_like(like))
 
     def init_state(self, like: Tensor | None = None) -> State | None:
         return State(self, tuple(rule.init_state(like) for rule in self.rules)) if self.remembers else None
@@ -133,9 +153,19 @@ class Wrapper(Combined):
     def parts(self) -> tuple[Rule, ...]:
         return (self.rule,)
 
-    def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
-        needed = self.rule.branches(scale, state, progress)
+    def wanted(self, scale: Scale, step: Step) -> tuple[str, ...]:
+        needed = self.rule.wanted(scale, step)
         return in_order({'cond', *needed}) if needed and self.compares_with_cond else needed
+
+    def null_rows(self, scale: Scale, state: State | None = None) -> Tensor | None:
+        return self.rule.null_rows(scale, state)
+
+    def zero(self, like: Tensor, step: Step) -> Tensor:
+        return self.rule.zero(like, step)
+
+    @property
+    def zero_space(self) -> str | None:
+        return self.rule.zero_space
 
     def init_state(self, like: Tensor | None = None) -> State | None:
         return self.rule.init_state(like)
@@ -176,41 +206,60 @@ class Then(Wrapper):
 
 
 @dataclass(frozen=True)
-class InX0(Wrapper):
-    """A rule applied to clean samples, for a model that predicts something else.
+class InSpace(Wrapper):
+    """A rule applied to what the model would predict in another space.
 
     Args:
         rule: The rule.
-        space: What the model predicts: `'eps'`, `'v'`, `'flow'` (or `'x0'`, which changes nothing). The call then takes
-            `x`, `sigma` and where needed `alpha`; `guidance.to_x0` documents the formulas.
+        space: Where it works, one of `guidance.SPACES`.
+        model: What the model predicts. Where the two differ the call takes `x`, `sigma` and where needed `alpha`;
+            `guidance.convert` has the formulas.
 
     >>> import torch
     >>> from classifier_free_guidance_pytorch import guidance
-    >>> rule = guidance.APG().in_x0('v')
+    >>> rule = guidance.APG().in_space('x0', model='v')
     >>> rule(torch.ones(1, 2), torch.zeros(1, 2), 1., x=torch.ones(1, 2), sigma=0.6)
     tensor([[1., 1.]])
     """
 
     space: str
+    model: str
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_space('in_x0', self.space)
+        check_space('in_space', self.space)
+        check_space('in_space: model', self.model)
+        if self.rule.zero_space not in (None, self.space):
+            raise ConfigError(
+                f'in_space: {self.rule!r} is zero at its first steps, which is a velocity: use '
+                f'in_space({self.rule.zero_space!r}, model={self.model!r}), not {self.space!r}'
+            )
+
+    @property
+    def zero_space(self) -> str | None:
+        return None if self.rule.zero_space is None else self.model
 
     def guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
-        if self.space == 'x0' or (self.anchored and uniform_value(scale) == 1):
+        if self.space == self.model or (self.anchored and uniform_value(scale) == 1):
             return self.rule.guide(given, scale, step)  # cond itself, with no round trip through another space
-        space, x, sigma, alpha = self.space, step.x, step.sigma, step.alpha
+        moved = given.map(lambda prediction: self._moved(prediction, self.model, self.space, step))
+        guided = self.rule.guide(moved, scale, step)
+        like = next(one for one in (given.cond, given.null, step.x) if one is not None)
+        return self._moved(guided, self.space, self.model, step).to(like.dtype)
+
+    def zero(self, like: Tensor, step: Step) -> Tensor:
+        zero = self.rule.zero(like, step)
+        return zero if self.space == self.model else self._moved(zero, self.space, self.model, step).to(like.dtype)
+
+    def _moved(self, prediction: Tensor, source: str, target: str, step: Step) -> Tensor:
+        """Return a prediction in a different space; what the noise level means follows from the model."""
+        x, sigma = step.x, step.sigma
         if x is None or sigma is None:
-            missing = 'x' if x is None else 'sigma'
             raise UsageError(
-                f'a rule in x0 for a model that predicts {space!r} needs the noisy sample x= and its noise level sigma=; '
-                f'{missing}= was not given'
+                f'a rule in {self.space} for a model that predicts {self.model!r} needs the noisy sample x= and its noise level '
+                f'sigma=; {"x" if x is None else "sigma"}= was not given'
             )
-        clean = given.map(lambda prediction: to_x0(prediction, space, x, sigma, alpha))
-        guided = from_x0(self.rule.guide(clean, scale, step), space, x, sigma, alpha)
-        like = given.cond if given.cond is not None else given.null
-        return guided.to(like.dtype if like is not None else x.dtype)
+        return convert(prediction, source, target, x, sigma, alpha_of(self.model, self.space, sigma, step.alpha))
 
 
 @dataclass(frozen=True)

@@ -27,42 +27,51 @@ class Preset:
         scale: The scale, or a schedule of it, in this library's convention (1 is off).
         model: The model they were tuned for.
         source: Where they are written.
+        predicts: What that model predicts, one of `guidance.SPACES`. A rule that works in a different space takes `x` and
+            `sigma`.
     """
 
     rule: Rule
     scale: float | Schedule
     model: str
     source: str
+    predicts: str
 
     def at(self, progress: float | None = None, *, sigma: Scale | None = None) -> Scale:
         """Return the scale at a step, whether or not it changes."""
         return self.scale(progress, sigma=sigma) if isinstance(self.scale, Schedule) else self.scale
 
 
+_MAMBO = Preset(RAAG(8.0).then(rescale_to_cond(1.0)), 10.0, 'flow models', 'arXiv 2508.03442 (MAMBO-G), with rescale', 'flow')
+
 PRESETS: dict[str, Preset] = {
     'rescale': Preset(
-        CFG().then(rescale_to_cond(0.7)), 7.5, 'Stable Diffusion 2.1-v, zero terminal SNR', 'arXiv 2305.08891, section 3.4'
+        CFG().then(rescale_to_cond(0.7)), 7.5, 'Stable Diffusion 2.1-v, zero terminal SNR', 'arXiv 2305.08891, section 3.4', 'v'
     ),
     'interval-sdxl': Preset(
         CFG(),
         interval(7.5, sigma=(0.28, 5.42)),
         'Stable Diffusion XL',
         'arXiv 2404.07724 (the interval; the scale is the usual one)',
+        'eps',
     ),
-    'fdg-sdxl': Preset(FDG((10.0, 5.0)), 10.0, 'Stable Diffusion XL', 'arXiv 2506.19713, table 8'),
-    'raag': Preset(RAAG(8.0), 10.0, 'flow models', 'arXiv 2508.03442, as set in diffusers'),
+    'fdg-sdxl': Preset(FDG((10.0, 5.0)), 10.0, 'Stable Diffusion XL', 'arXiv 2506.19713, table 8', 'eps'),
+    'raag': _MAMBO,
+    'mambo-g': _MAMBO,
     'qwen-image': Preset(
         CFG().then(renorm_to_cond(dim=-1, hi=math.inf)),
         4.0,
         'Qwen-Image, on tokens (b, n, d)',
         'arXiv 2508.02324, as in diffusers',
+        'flow',
     ),
-    'instruct-pix2pix': Preset(Chain((1.5, 7.5)), 7.5, 'InstructPix2Pix', 'arXiv 2211.09800'),
-    'guidance-edm2-xxl': Preset(CFG(), 1.2, 'EDM2-XXL on ImageNet-512, FID, null by EDM2-XS', 'arXiv 2312.02696'),
-    'autoguidance-edm2-s': Preset(Weak(1.1), 1.0, 'EDM2-S on ImageNet-512, FID', 'arXiv 2406.02507 (guidance 2.10)'),
-    'autoguidance-edm2-xxl': Preset(Weak(1.05), 1.0, 'EDM2-XXL on ImageNet-512, FID', 'arXiv 2406.02507 (guidance 2.05)'),
-    'nag-flux': Preset(NAG(tau=2.5, alpha=0.25), 5.0, 'FLUX.1-schnell', 'arXiv 2505.21179'),
+    'instruct-pix2pix': Preset(Chain((1.5, 7.5)), 7.5, 'InstructPix2Pix', 'arXiv 2211.09800', 'eps'),
+    'guidance-edm2-xxl': Preset(CFG(), 1.2, 'EDM2-XXL on ImageNet-512, FID, null by EDM2-XS', 'arXiv 2312.02696', 'x0'),
+    'autoguidance-edm2-s': Preset(Weak(1.1), 1.0, 'EDM2-S on ImageNet-512, FID', 'arXiv 2406.02507 (guidance 2.10)', 'x0'),
+    'autoguidance-edm2-xxl': Preset(Weak(1.05), 1.0, 'EDM2-XXL on ImageNet-512, FID', 'arXiv 2406.02507 (guidance 2.05)', 'x0'),
+    'nag-flux': Preset(NAG(tau=2.5, alpha=0.25), 5.0, 'FLUX.1-schnell', 'arXiv 2505.21179', 'flow'),
 }
+"""What was published, by name."""
 
 
 def preset(name: str) -> Preset:

@@ -3,31 +3,39 @@
 A rule never sees a model. It names the predictions that it needs, so that whoever owns the model makes those passes and no
 others, and is then handed exactly those:
 
-    needed = rule.branches(scale, state, progress)      # ('cond', 'null')
-    guided = rule.guide(Predictions(cond, null), scale, Step(state, x, sigma, alpha, progress))      # (b, ...)
+    step = Step(state, x, sigma, alpha, progress)
+    needed = rule.wanted(scale, step)                                    # ('cond', 'null')
+    guided = rule.guide(Predictions(cond, null), scale, step)            # (b, ...)
 
-`rule(cond, null, scale)` does both, with checks, for loops written by hand. A rule holds no tensors and remembers nothing: what
-it needs from one step to the next is in a `State`, which the caller makes with `rule.init_state()`, hands in at every step of
-one run, and owns. So two samplers that share a model and a rule never see each other's memory.
+`rule.branches(scale, state, progress)` and `rule(cond, null, scale)` are the same with checks, for loops written by hand. A rule
+remembers nothing: what it needs from one step to the next is in a `State`, which the caller makes with `rule.init_state()`, hands
+in at every step of one run, and owns. So two samplers that share a model and a rule never see each other's memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, uniform_value
+from classifier_free_guidance_pytorch.rows import is_readable
 
 BRANCHES = ('cond', 'null', 'weak', 'conds', 'negatives')
-"""Every prediction a rule can ask for, in the order in which `Rule.branches` names them."""
+"""The predictions a rule can ask for, in the order in which `Rule.branches` names them; `Weak` passes with a name follow."""
 
 SEVERAL = ('conds', 'negatives')
 """Those of which there may be more than one."""
+
+
+def is_weak(branch: str) -> bool:
+    """Return whether a branch is the pass of a weakened model: `weak`, or one with a name of its own."""
+    return branch == 'weak' or branch not in BRANCHES
 
 
 class Predictions(NamedTuple):
@@ -38,11 +46,19 @@ class Predictions(NamedTuple):
     weak: Tensor | None = None
     conds: tuple[Tensor, ...] = ()
     negatives: tuple[Tensor, ...] = ()
+    named: Mapping[str, Tensor] = {}
+    """Those of weakened passes with a name of their own."""
 
-    def has(self, branch: str) -> bool:
-        """Return whether a branch was given."""
-        value = getattr(self, branch)
-        return value is not None and (not isinstance(value, tuple) or len(value) > 0)
+    def of(self, branch: str) -> Tensor | tuple[Tensor, ...] | None:
+        """Return what was made for a branch, None where nothing was."""
+        made: Tensor | tuple[Tensor, ...] | None = getattr(self, branch) if branch in BRANCHES else self.named.get(branch)
+        return None if isinstance(made, tuple) and not made else made
+
+    @staticmethod
+    def by_branch(made: Mapping[str, Any]) -> Predictions:
+        """Return the predictions that a mapping has by their branch."""
+        named = {name: value for name, value in made.items() if name not in BRANCHES}
+        return Predictions(**{name: value for name, value in made.items() if name in BRANCHES}, named=named)
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """Return `cond` and `null`, of which the caller knows that they are there."""
@@ -53,17 +69,24 @@ class Predictions(NamedTuple):
     def map(self, fn: Callable[[Tensor], Tensor]) -> Predictions:
         """Apply a function to every prediction."""
         cond, null, weak = (None if prediction is None else fn(prediction) for prediction in self[:3])
-        return Predictions(cond, null, weak, tuple(map(fn, self.conds)), tuple(map(fn, self.negatives)))
+        named = {name: fn(prediction) for name, prediction in self.named.items()}
+        return Predictions(cond, null, weak, tuple(map(fn, self.conds)), tuple(map(fn, self.negatives)), named)
 
 
 class Step(NamedTuple):
-    """Where sampling stands: the memory of the run, the noisy sample, its noise level, and progress from 0 (noise) to 1."""
+    """Where sampling stands: the memory of the run, the noisy sample, its noise level, and progress from 0 (noise) to 1.
+
+    `next_sigma` and `next_alpha` are those of the next step, for schedules; `rows` the samples that the null pass was made for.
+    """
 
     state: State | None = None
     x: Tensor | None = None
     sigma: Scale | None = None
     alpha: Scale | None = None
     progress: float | None = None
+    next_sigma: Scale | None = None
+    next_alpha: Scale | None = None
+    rows: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -83,9 +106,67 @@ class State:
         for part in self.parts:
             if part is not None:
                 part.reset()
-        for entry in fields(self):
-            if entry.name not in ('rule', 'parts'):
-                setattr(self, entry.name, entry.default)
+        defaults = {entry.name: entry.default for entry in fields(self)}
+        for name in self._entries():
+            setattr(self, name, defaults[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is remembered as tensors, numbers, lists and None, which `torch.load(weights_only=True)` reads.
+
+        >>> import torch
+        >>> from classifier_free_guidance_pytorch import guidance
+        >>> rule = guidance.APG(momentum=-0.5)
+        >>> state = rule.init_state()
+        >>> guided = rule(torch.ones(1, 2), torch.zeros(1, 2), 3., state=state)
+        >>> resumed = rule.init_state()
+        >>> resumed.load_state_dict(state.state_dict())
+        >>> resumed.average
+        tensor([[1., 1.]])
+        """
+        parts = [None if part is None else part.state_dict() for part in self.parts]
+        return {'parts': parts} | {name: getattr(self, name) for name in self._entries()}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Remember what a state of an equal rule had remembered.
+
+        Args:
+            saved: What `state_dict` returned.
+
+        Raises:
+            ConfigError: It is that of a different kind of rule.
+        """
+        parts, entries = saved.get('parts', ()), self._entries()
+        fits = set(saved) == {'parts', *entries} and [one is None for one in parts] == [one is None for one in self.parts]
+        if not fits:
+            raise ConfigError(
+                f'the state of {self.rule!r} holds {["parts", *entries]}, which does not fit what was saved: {list(saved)} with '
+                f'{len(parts)} parts; load it into the state of an equal rule'
+            )
+        for part, one in zip(self.parts, parts, strict=True):
+            if part is not None:
+                part.load_state_dict(one)
+        for name in entries:
+            setattr(self, name, saved[name])
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move every remembered tensor, as `Tensor.to` does; a dtype changes those of floating point only.
+
+        Returns:
+            This state.
+        """
+        moved = torch.empty(0).to(*args, **kwargs)
+        for part in self.parts:
+            if part is not None:
+                part.to(*args, **kwargs)
+        for name in self._entries():
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                setattr(self, name, value.to(*args, **kwargs) if value.is_floating_point() else value.to(moved.device))
+        return self
+
+    def _entries(self) -> list[str]:
+        """Return the names of what is remembered here, beside the states of the parts."""
+        return [entry.name for entry in fields(self) if entry.name not in ('rule', 'parts')]
 
     def check_held(self, what: str, held: Tensor | None, expected: tuple[int, ...], like: Tensor) -> None:
         """Raise `ShapeError` where a remembered tensor belongs to predictions of another shape."""
@@ -108,6 +189,8 @@ class BaseRule:
     """Whether it has weights of its own, and so needs all its branches at a scale of 1."""
     inside_attention: ClassVar[bool] = False
     """Whether its predictions are the outputs of cross-attention instead of those of the model."""
+    paper_space: ClassVar[str | None] = None
+    """What predicts in the paper that it is from, one of `guidance.SPACES`; None where the answer is the same in all."""
 
     @property
     def anchored(self) -> bool:
@@ -124,7 +207,9 @@ class BaseRule:
         """The scale of a call that gives none: the strongest of its own; 1 if it acts at 1; None if it would do nothing."""
         return 1.0 if self.acts_at_one else None
 
-    def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
+    def branches(
+        self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None, *, sigma: Scale | None = None
+    ) -> tuple[str, ...]:
         """Name the predictions needed at this step, in the order of `BRANCHES`.
 
         A number, or a CPU tensor outside `torch.compile`, is read, to find that every scale is exactly 1 (the conditional
@@ -132,11 +217,13 @@ class BaseRule:
 
         Args:
             scale: Guidance scale of this step.
-            state: The state of this run, for rules that remember. `Adaptive` and `ReuseDelta` read one flag of it per step.
+            state: The state of this run, for rules that remember. `Adaptive` and `ReuseDelta` read one flag per sample per step.
             progress: From 0 (pure noise) to 1, for rules that change on the way.
+            sigma: The noise level, for rules that change with it.
 
         Returns:
-            Names out of `cond`, `null`, `weak`, `conds`, `negatives`; none where the output is zero whatever they are.
+            Names out of `cond`, `null`, `weak`, `conds`, `negatives`, and those of weak passes that have one; none where the
+            output is zero whatever they are.
 
         Raises:
             ConfigError: What was passed is no scale.
@@ -145,11 +232,37 @@ class BaseRule:
         >>> guidance.CFG().branches(7.5), guidance.CFG().branches(1.), guidance.CFG().branches(0.)
         (('cond', 'null'), ('cond',), ('null',))
         """
+        return self.wanted(scale, Step(state, sigma=sigma, progress=progress))
+
+    def wanted(self, scale: Scale, step: Step) -> tuple[str, ...]:
+        """Name the predictions needed at a step: `branches`, for callers that have the step."""
         is_number = type(scale) is float and scale - scale == 0  # finite, said in a way that can be traced
         value = scale if is_number else uniform_value(scale)
         if value == 1 and not self.acts_at_one:
             return ('cond',)
         return ('null',) if value == 0 and self.null_at_zero else self.needs
+
+    def null_rows(self, scale: Scale, state: State | None = None) -> Tensor | None:
+        """Say which samples need the null prediction at this step, where `branches` names it.
+
+        Args:
+            scale: Guidance scale of this step; looked into where that costs nothing.
+            state: The state of this run.
+
+        Returns:
+            Their indices, at least one of them; None for all. A null pass of these samples alone is handed in with `rows=`.
+
+        >>> import torch
+        >>> from classifier_free_guidance_pytorch import guidance
+        >>> guidance.CFG().null_rows(torch.tensor([1., 3., 1., 5.]))
+        tensor([1, 3])
+        """
+        if self.needs != ('cond', 'null') or not self.anchored or self.inside_attention or self.remembers:
+            return None
+        if not isinstance(scale, Tensor) or scale.ndim != 1 or not is_readable(scale) or scale.requires_grad:
+            return None
+        guided = (scale != 1).nonzero().flatten()
+        return guided if 0 < len(guided) < len(scale) else None
 
     def needs_of_parts(self) -> set[str]:
         """Return every branch that it, or a rule it is made of, may ask for."""
@@ -174,7 +287,7 @@ class BaseRule:
         null: Tensor | None = None,
         scale: Scale = 1.0,
         *,
-        weak: Tensor | None = None,
+        weak: Tensor | Mapping[str, Tensor] | None = None,
         conds: Sequence[Tensor] | None = None,
         negatives: Sequence[Tensor] | None = None,
         state: State | None = None,
@@ -182,21 +295,26 @@ class BaseRule:
         sigma: Scale | None = None,
         alpha: Scale | None = None,
         progress: float | None = None,
+        rows: Tensor | None = None,
+        **named: Tensor,
     ) -> Tensor:
         """Guide, from at least the predictions that `branches` names; others are ignored.
 
         Args:
             cond: Prediction under the condition, `(b, ...)`.
             null: Prediction under the null condition or the negative prompt that replaces it.
-            scale: 1 means off, 0 unconditional: a number, one value per sample `(b,)`, or a tensor that broadcasts.
-            weak: Prediction of a weakened pass.
+            scale: 1 means off, 0 unconditional: a number, one value per sample `(b,)`, or a tensor of as many dimensions as the
+                predictions.
+            weak: Prediction of a weakened pass; of several, each by the name of its `Weak`.
             conds: Predictions under further conditions.
             negatives: Predictions under negative texts that are kept apart from null.
             state: What `init_state` returned, for rules that remember; updated in place.
-            x: The noisy sample, for `in_x0`.
+            x: The noisy sample, for `in_space`.
             sigma: Its noise level (or flow time), a number or one value per sample.
             alpha: The factor of the clean sample in it, where that does not follow from `sigma`.
             progress: From 0 (pure noise) to 1, for rules that change on the way.
+            rows: The samples that `null` was predicted for, `(r, ...)`, where `null_rows` did not ask for all.
+            named: Predictions of weakened passes by the name of their `Weak`, instead of `weak={...}`.
 
         Returns:
             The guided prediction, in the shape and dtype of the predictions.
@@ -210,11 +328,25 @@ class BaseRule:
             if isinstance(several, Tensor):
                 raise ConfigError(f'{name} must be a sequence of predictions, got one tensor; write {name}=(prediction,)')
         self.check_state(state)
-        needed = self.branches(scale, state, progress)
-        given = Predictions(cond, null, weak, tuple(conds or ()), tuple(negatives or ()))
+        if isinstance(weak, Mapping):
+            named, weak = {**named, **weak}, weak.get('weak')
+            named.pop('weak', None)
+        if unknown := [name for name in named if name not in self.needs_of_parts()]:
+            known = [name for name in self.needs_of_parts() if is_weak(name)]
+            raise ConfigError(f'{self!r} has no weak pass named {unknown[0]!r}; it has {_listed(sorted(known))}')
+        step = Step(state, x, sigma, alpha, progress, rows=rows)
+        needed = self.wanted(scale, step)
         if not needed:
-            return self._zero((cond, null, x))
-        return self.guide(self._needed_of(given, needed), scale, Step(state, x, sigma, alpha, progress))
+            likes = [like for like in (cond, null, x) if like is not None]
+            if not likes:
+                raise UsageError(
+                    f'{type(self).__name__} is zero at this step; give x=, or any prediction, so that its shape is known'
+                )
+            return self.zero(likes[0], step)
+        if rows is not None and null is not None and cond is not None:
+            null = _filled(cond, null, rows)
+        given = Predictions(cond, null, weak, tuple(conds or ()), tuple(negatives or ()), named)
+        return self.guide(self._needed_of(given, needed), scale, step)
 
     def guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         """Guide, from exactly the predictions that `branches` named at this step, which must be at least one.
@@ -230,8 +362,7 @@ class BaseRule:
             The guided prediction, `(b, ...)`.
         """
         for branch in self.needs:
-            prediction = getattr(given, branch)
-            if prediction is None or (branch in SEVERAL and not prediction):
+            if given.of(branch) is None:
                 break
         else:
             return self._guide(given, scale, step)
@@ -248,6 +379,15 @@ class BaseRule:
         """Return what the rule makes of the only branch it needs."""
         return prediction
 
+    @property
+    def zero_space(self) -> str | None:
+        """The space in which the steps without any pass are zero; None where there are no such steps."""
+        return None
+
+    def zero(self, like: Tensor, step: Step) -> Tensor:
+        """Return the prediction of a step for which `branches` names none, in the shape of `like`."""
+        return torch.zeros_like(like)
+
     def check_state(self, state: State | None) -> None:
         """Raise `UsageError` unless the state is this rule's own, or neither is needed nor given."""
         if state is None:
@@ -263,26 +403,29 @@ class BaseRule:
 
     def _needed_of(self, given: Predictions, needed: Sequence[str]) -> Predictions:
         """Leave out what is not needed; raise `UsageError` where something needed is missing."""
-        missing = [branch for branch in needed if not given.has(branch)]
+        missing = [branch for branch in needed if given.of(branch) is None]
         if missing:
-            has = [branch for branch in BRANCHES if given.has(branch)]
+            has = [branch for branch in (*BRANCHES, *given.named) if given.of(branch) is not None]
             raise UsageError(
                 f'{type(self).__name__} needs {_listed(needed)} at this scale, but {_listed(missing)} '
                 f'{"was" if len(missing) == 1 else "were"} not given (got {_listed(has)}); rule.branches(scale) says what to run'
             )
-        return Predictions(**{branch: getattr(given, branch) for branch in needed})
+        return Predictions.by_branch({branch: given.of(branch) for branch in needed})
 
-    def _zero(self, likes: Sequence[Tensor | None]) -> Tensor:
-        """Return the output of a step for which no pass is made, shaped like whatever is at hand."""
-        for like in likes:
-            if like is not None:
-                return torch.zeros_like(like)
-        raise UsageError(f'{type(self).__name__} is zero at this step; give x=, or any prediction, so that its shape is known')
+
+def _filled(cond: Tensor, null: Tensor, rows: Tensor) -> Tensor:
+    """Return a null prediction of every sample: that of `cond` where none was made."""
+    if null.shape[1:] != cond.shape[1:] or null.shape[:1] != rows.shape:
+        raise ShapeError(
+            f'null has shape {tuple(null.shape)} for rows={tuple(rows.shape)} and predictions of shape {tuple(cond.shape)}; give '
+            'one prediction for each of the rows'
+        )
+    return cond.index_copy(0, rows.to(cond.device), null)  # (b, ...)
 
 
 def in_order(names: Collection[str]) -> tuple[str, ...]:
     """Return branches in the order of `BRANCHES`."""
-    return tuple(branch for branch in BRANCHES if branch in names)
+    return tuple([branch for branch in BRANCHES if branch in names] + sorted(name for name in names if name not in BRANCHES))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Guidance scales: several in proportion, which samples they guide, and how others write them.
 
-A scale is a number, a tensor with one value per sample `(b,)`, or a tensor that broadcasts against the predictions.
+A scale is a number, a tensor with one value per sample `(b,)`, or a tensor of as many dimensions as the predictions, each 1 or
+theirs: `(b, 1, f, 1, 1)` for one value per frame, `(b, 1, h, w)` for one per place.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_scale
+from classifier_free_guidance_pytorch.rows import is_readable
 
 
 def guided_samples(scale: Scale, like: Tensor) -> Tensor | bool:
@@ -67,12 +69,14 @@ def convert_scale(value: Scale, *, from_: str, to: str = 'scale') -> Scale:
         The same guidance, written the other way.
 
     Raises:
-        ConfigError: An unknown convention, or an inverse of 0.
+        ConfigError: An unknown convention, a value that is not finite, or an inverse of 0.
 
     >>> convert_scale(6.5, from_='ho-salimans'), convert_scale(4., from_='diffusers', to='inverse')
     (7.5, 0.25)
     """
     value = check_scale(value, 'convert_scale: value')
+    if isinstance(value, Tensor) and is_readable(value) and not bool(value.isfinite().all()):
+        raise ConfigError(f'convert_scale: value must be finite, got {value}')
     source, target = _ALIASES.get(from_, from_), _ALIASES.get(to, to)
     for name, resolved in ((from_, source), (to, target)):
         if resolved not in _CONVENTIONS:
@@ -80,6 +84,7 @@ def convert_scale(value: Scale, *, from_: str, to: str = 'scale') -> Scale:
             raise ConfigError(f'convert_scale: unknown convention {name!r}; expected one of {known}')
     if source == target:
         return value
-    if not isinstance(value, Tensor) and 'inverse' in (source, target) and value + (source == 'extra') == 0:
+    zero = value + (source == 'extra') == 0
+    if 'inverse' in (source, target) and (bool(zero.any()) if isinstance(zero, Tensor) and is_readable(zero) else zero is True):
         raise ConfigError(f'convert_scale: {value} in the convention {from_!r} has no value in the convention {to!r}')
     return _CONVENTIONS[target][1](_CONVENTIONS[source][0](value))

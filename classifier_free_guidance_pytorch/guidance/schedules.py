@@ -5,7 +5,8 @@
         guided = rule(cond, null, scale(sigma=sigma))
 
 A schedule called with numbers returns a number, and with tensors a tensor of the same shape. Where it says that guidance is
-off, the scale is exactly 1.0, and so the null pass is skipped.
+off, the scale is exactly 1.0, and so the null pass is skipped. A weight, such as that of `guidance.Weak`, is off at 0: its
+interval is `interval(w, ..., outside=0.)`.
 """
 
 from __future__ import annotations
@@ -13,32 +14,59 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, check_number
+from classifier_free_guidance_pytorch.guidance.checks import Scale, as_number, check_number, shown
+from classifier_free_guidance_pytorch.rows import is_readable
+
+
+class Moment(NamedTuple):
+    """Where sampling stands, in `x = alpha * x0 + sigma * eps`: what schedules are functions of."""
+
+    progress: Scale | None = None
+    sigma: Scale | None = None
+    next_sigma: Scale | None = None
+    alpha: Scale | None = None
+    next_alpha: Scale | None = None
 
 
 @dataclass(frozen=True)
 class Schedule:
     """A guidance scale that changes while sampling; made by the functions of this module."""
 
-    def __call__(self, progress: Scale | None = None, *, sigma: Scale | None = None, next_sigma: Scale | None = None) -> Scale:
+    def __call__(
+        self,
+        progress: Scale | None = None,
+        *,
+        sigma: Scale | None = None,
+        next_sigma: Scale | None = None,
+        alpha: Scale | None = None,
+        next_alpha: Scale | None = None,
+    ) -> Scale:
         """Return the scale at this step.
 
         Args:
             progress: From 0 (pure noise) to 1, a number or a tensor.
             sigma: The noise level of this step.
             next_sigma: The noise level of the next step.
+            alpha: The factor of the clean sample at this step, in `x = alpha * x0 + sigma * eps`; 1 unless given.
+            next_alpha: The same factor at the next step.
 
         Returns:
             The scale, a number for numbers and a tensor for tensors.
 
         Raises:
             UsageError: What this schedule is a function of was not given.
+            ConfigError: Progress outside [0, 1], a noise level below 0, or no number.
         """
+        return self._at(Moment(progress, sigma, next_sigma, alpha, next_alpha))
+
+    def _at(self, now: Moment) -> Scale:
+        """Return the scale at a moment."""
         raise NotImplementedError
 
     def saved(self, progress: Sequence[float] = (), *, sigma: Sequence[float] = ()) -> int:
@@ -63,11 +91,32 @@ class Schedule:
             return sum(bool(self(p) == 1) for p in progress)
         return sum(bool(self(sigma=now, next_sigma=then) == 1) for now, then in zip(sigma, (*sigma[1:], 0.0), strict=True))
 
-    def _given(self, name: str, value: Scale | None) -> Scale:
-        """Return the argument that this schedule is a function of."""
+    def _given(self, now: Moment, name: str) -> Scale:
+        """Return an argument that this schedule is a function of, within its range."""
+        value: Scale | None = getattr(now, name)
         if value is None:
             raise UsageError(f'{self!r} is a function of {name}; call it with {name}=')
-        return value
+        return _inside(name, value, 0.0, 1.0 if name == 'progress' else math.inf)
+
+
+ROUNDING = 1e-6
+"""How far outside of [0, 1] progress may be for having been computed in float32."""
+
+
+def _inside(name: str, value: Scale, low: float, high: float) -> Scale:
+    """Return a number or a tensor within its range, numbers as floats; raise `ConfigError` for anything else."""
+    if isinstance(value, Tensor):
+        if value.dtype == torch.bool or value.is_complex():
+            raise ConfigError(f'a schedule takes real numbers as {name}, got a tensor of {value.dtype}')
+        if is_readable(value) and value.numel() > 0:
+            smallest, largest = torch.aminmax(value.detach())
+            if not (low - ROUNDING <= float(smallest) and float(largest) <= high + ROUNDING):
+                raise ConfigError(f'{name} must be in [{low:g}, {high:g}] for a schedule, got {value}')
+        return value.clamp(low, high) if value.is_floating_point() else value
+    number = math.inf if isinstance(value, float) and value == high == math.inf else as_number(value)
+    if number is None or not low - ROUNDING <= number <= high + ROUNDING:
+        raise ConfigError(f'{name} must be a number in [{low:g}, {high:g}] for a schedule, got {shown(value)}')
+    return min(max(number, low), high)
 
 
 @dataclass(frozen=True)
@@ -83,8 +132,8 @@ class Constant(Schedule):
     def __post_init__(self) -> None:
         check_number('constant', 'scale', self.scale)
 
-    def __call__(self, progress: Scale | None = None, *, sigma: Scale | None = None, next_sigma: Scale | None = None) -> Scale:
-        return self.scale
+    def _at(self, now: Moment) -> Scale:
+        return float(self.scale)
 
 
 @dataclass(frozen=True)
@@ -104,8 +153,8 @@ class Ramp(Schedule):
         if self.floor is not None:
             check_number('clamp_linear', 'floor', self.floor)
 
-    def __call__(self, progress: Scale | None = None, *, sigma: Scale | None = None, next_sigma: Scale | None = None) -> Scale:
-        p = self._given('progress', progress)
+    def _at(self, now: Moment) -> Scale:
+        p = self._given(now, 'progress')
         if self.curve == 'cosine':
             angle = math.pi * p**self.power
             p = (1 - (torch.cos(angle) if isinstance(angle, Tensor) else math.cos(angle))) / 2
@@ -133,8 +182,8 @@ class Piecewise(Schedule):
         if any(a[0] >= b[0] for a, b in zip(self.knots, self.knots[1:], strict=False)):
             raise ConfigError(f'piecewise: knots must be in order of progress, got {[knot[0] for knot in self.knots]}')
 
-    def __call__(self, progress: Scale | None = None, *, sigma: Scale | None = None, next_sigma: Scale | None = None) -> Scale:
-        p = self._given('progress', progress)
+    def _at(self, now: Moment) -> Scale:
+        p = self._given(now, 'progress')
         x = torch.as_tensor(p, dtype=None if isinstance(p, Tensor) else torch.float64)
         scale = torch.full_like(x, self.knots[0][1])
         for (left, low), (right, high) in zip(self.knots, self.knots[1:], strict=False):
@@ -151,6 +200,7 @@ class Interval(Schedule):
         scale: The scale inside, or a schedule for it.
         sigma: `(lo, hi)`: guide for sigma in `(lo, hi]`.
         progress: `(lo, hi)`: guide for progress in `[lo, hi)`; 1 belongs to an interval that ends at 1.
+        outside: The scale outside; 0 for the weight of `guidance.Weak`, which is off there.
 
     Raises:
         ConfigError: Both or neither given, or the ends swapped.
@@ -165,10 +215,12 @@ class Interval(Schedule):
     scale: float | Schedule
     sigma: tuple[float, float] | None = field(default=None, kw_only=True)
     progress: tuple[float, float] | None = field(default=None, kw_only=True)
+    outside: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
         if not isinstance(self.scale, Schedule):
             check_number('interval', 'scale', self.scale)
+        check_number('interval', 'outside', self.outside)
         if (self.sigma is None) == (self.progress is None):
             raise ConfigError('interval: give either sigma=(lo, hi) or progress=(lo, hi)')
         name, ends = ('progress', self.progress) if self.sigma is None else ('sigma', self.sigma)
@@ -177,34 +229,40 @@ class Interval(Schedule):
         if not ends[0] < ends[1]:
             raise ConfigError(f'interval: {name}=({ends[0]}, {ends[1]}) is empty; its ends are (lo, hi) with lo < hi')
 
-    def __call__(self, progress: Scale | None = None, *, sigma: Scale | None = None, next_sigma: Scale | None = None) -> Scale:
-        inside = self.scale(progress, sigma=sigma, next_sigma=next_sigma) if isinstance(self.scale, Schedule) else self.scale
+    def _at(self, now: Moment) -> Scale:
+        inside = self.scale._at(now) if isinstance(self.scale, Schedule) else self.scale
         if self.sigma is not None:
-            at, (lo, hi) = self._given('sigma', sigma), self.sigma
+            at, (lo, hi) = self._given(now, 'sigma'), self.sigma
             on = (lo < at) & (at <= hi)
         else:
             assert self.progress is not None
-            at, (lo, hi) = self._given('progress', progress), self.progress
+            at, (lo, hi) = self._given(now, 'progress'), self.progress
             on = (lo <= at) & ((at < hi) | ((at == 1) & (hi >= 1)))
         if isinstance(on, Tensor):
-            return torch.where(on, inside, torch.ones_like(torch.as_tensor(at)))
-        return inside if on else 1.0
+            return torch.where(on, inside, torch.full_like(torch.as_tensor(at), self.outside))
+        return inside if on else float(self.outside)
 
 
 @dataclass(frozen=True)
 class CFGPlusPlus(Schedule):
-    """The schedule that turns a first-order sampler with plain CFG into CFG++: `s = lam * sigma / (sigma - next_sigma)`.
+    """The schedule that turns a first-order sampler with plain CFG into CFG++.
 
-    `x0` is guided by `lam` and noise is added back along the null prediction. In variance preserving terms `sigma` is
-    `sqrt(1 - abar) / sqrt(abar)`.
+    `x0` is guided by `lam` and noise is added back along the null prediction. For `x = alpha * x0 + sigma * eps` that is CFG at
+
+        s = lam * sigma * next_alpha / (sigma * next_alpha - next_sigma * alpha)
+
+    A step of a model that predicts `v = eps - x0` (`'flow'`) takes `sigma=t, alpha=1-t` and the same of the next time; a
+    variance preserving one `alpha=sqrt(abar)`. Without alphas they are 1, as in EDM and k-diffusion.
 
     Args:
         lam: The guidance of CFG++, in [0, 1].
 
     CFG++, arXiv 2406.08070.
 
-    >>> cfg_plus_plus(0.6)(sigma=3., next_sigma=1.)
-    0.8999999999999999
+    >>> round(cfg_plus_plus(0.6)(sigma=3., next_sigma=1.), 6)
+    0.9
+    >>> cfg_plus_plus(0.6)(sigma=1., alpha=0., next_sigma=.96, next_alpha=.04)    # the first step of a flow
+    0.6
     """
 
     lam: float
@@ -212,9 +270,24 @@ class CFGPlusPlus(Schedule):
     def __post_init__(self) -> None:
         check_number('cfg_plus_plus', 'lam', self.lam, 0, 1)
 
-    def __call__(self, progress: Scale | None = None, *, sigma: Scale | None = None, next_sigma: Scale | None = None) -> Scale:
-        here, there = self._given('sigma', sigma), self._given('next_sigma', next_sigma)
-        return self.lam * here / (here - there)
+    def _at(self, now: Moment) -> Scale:
+        here, there = self._given(now, 'sigma'), self._given(now, 'next_sigma')
+        now = now._replace(
+            alpha=1.0 if now.alpha is None else now.alpha, next_alpha=1.0 if now.next_alpha is None else now.next_alpha
+        )
+        alpha, next_alpha = self._given(now, 'alpha'), self._given(now, 'next_alpha')
+        if not any(isinstance(value, Tensor) for value in (here, there, alpha, next_alpha)):
+            if here == math.inf:
+                return float(self.lam)  # a share of 0 of the noise stays
+            if not there * alpha < here * next_alpha:
+                raise ConfigError(
+                    f'cfg_plus_plus: a step must lower sigma/alpha, got sigma={here}, alpha={alpha} to next_sigma={there}, '
+                    f'next_alpha={next_alpha}'
+                )
+        stays = there * alpha / (here * next_alpha)  # the share of the noise that is added back
+        if isinstance(stays, Tensor):
+            stays = torch.where(torch.as_tensor(here, device=stays.device).isinf(), 0.0, stays)
+        return self.lam / (1 - stays)
 
 
 constant, interval, cfg_plus_plus = Constant, Interval, CFGPlusPlus

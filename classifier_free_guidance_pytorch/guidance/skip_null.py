@@ -1,12 +1,19 @@
 """Rules around a rule that skip the null pass where it would change little.
 
-Which samples can do without their next null pass is a flag per sample in the state. `branches` reads at most one flag from the
-device per step, whether all can, however often it is asked; `guide` sees from `given.null` what was decided, and reads nothing.
+Which samples can do without their next null pass is a flag per sample in the state. `branches` and `null_rows` read these flags
+from the device at most once per step, however often they are asked; `guide` sees from `given.null` and `step.rows` what was
+decided, and reads nothing.
+
+    needed, rows = rule.branches(scale, state), rule.null_rows(scale, state)
+    cond = model(x)
+    null = (model(x, null=True) if rows is None else model(x[rows], null=True)) if 'null' in needed else None
+    guided = rule(cond, null, scale, state=state, rows=rows)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,31 +21,42 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, check_alike, check_number, per_sample, uniform_value
 from classifier_free_guidance_pytorch.guidance.combine import Combined, Rule, Wrapper
-from classifier_free_guidance_pytorch.guidance.reductions import dot, norm, ratio
+from classifier_free_guidance_pytorch.guidance.reductions import dot, norm, ratio, widened
 from classifier_free_guidance_pytorch.guidance.rule import BaseRule, Predictions, State, Step
 from classifier_free_guidance_pytorch.guidance.scales import guided_samples
+from classifier_free_guidance_pytorch.rows import is_readable
 
 
 @dataclass(eq=False)
 class SkipState(State):
-    """Which samples can do without their next null pass, `(b, 1, ...)`, and how many null passes were saved so far."""
+    """Which samples can do without their next null pass, `(b, 1, ...)`, and how many null passes of one sample were saved."""
 
     can_skip: Tensor | None = field(default=None, repr=False)
-    all_can: bool | None = field(default=None, repr=False)
-    """Whether all can; None where it was not read since `can_skip` changed."""
+    to_run: list[int] | None = field(default=None, repr=False)
+    """The samples that cannot; None where the flags were not read since `can_skip` changed."""
     saved: int = 0
 
     def set(self, can_skip: Tensor) -> None:
         """Remember which samples can do without their next null pass."""
-        self.can_skip, self.all_can = can_skip, None
+        self.can_skip, self.to_run = can_skip, None
 
-    def skips(self) -> bool:
-        """Return whether no sample needs its null pass. Reads one flag, which forces a sync; never while being traced."""
-        if torch.compiler.is_compiling() or self.can_skip is None:
-            return False
-        if self.all_can is None:
-            self.all_can = bool(self.can_skip.all())
-        return self.all_can
+    def rows(self) -> list[int] | None:
+        """Return the samples that need their null pass, None for all. Reads the flags, which forces a sync; not while traced."""
+        if torch.compiler.is_compiling() or self.can_skip is None or self.can_skip.is_meta:
+            return None
+        if self.to_run is None:
+            flags = self.can_skip.flatten().to('cpu').numpy()  # one transfer
+            self.to_run = (~flags).nonzero()[0].tolist()
+        return None if len(self.to_run) == self.can_skip.numel() else self.to_run
+
+    def count(self, cond: Tensor, null: Tensor | None, scale: Scale, rows: Tensor | None) -> None:
+        """Count the null passes of single samples that this step was without, of those that its scale asked for."""
+        asked = cond.shape[0]
+        if isinstance(scale, Tensor) and scale.ndim == 1 and scale.shape[0] == asked and is_readable(scale):
+            asked = int((scale != 1).sum())
+        elif uniform_value(scale) == 1:
+            asked = 0
+        self.saved += max(0, asked - (0 if null is None else cond.shape[0] if rows is None else rows.shape[0]))
 
 
 @dataclass(eq=False)
@@ -68,12 +86,25 @@ class SkipNull(Wrapper):
     def check_state(self, state: State | None) -> None:
         BaseRule.check_state(self, state)
 
-    def branches(self, scale: Scale = 1.0, state: State | None = None, progress: float | None = None) -> tuple[str, ...]:
-        needed = self.rule.branches(scale, state.parts[0] if state is not None else None, progress)
+    def wanted(self, scale: Scale, step: Step) -> tuple[str, ...]:
+        state = step.state
+        needed = self.rule.wanted(scale, step._replace(state=None if state is None else state.parts[0]))
         if 'null' not in needed:
             return needed
         # cond is needed even at a scale of 0: whether the null pass may be left out is seen from both
-        return ('cond',) if isinstance(state, SkipState) and state.skips() else ('cond', 'null')
+        return ('cond',) if self._rows(scale, state) == [] else ('cond', 'null')
+
+    def null_rows(self, scale: Scale, state: State | None = None) -> Tensor | None:
+        rows = self._rows(scale, state)
+        return torch.tensor(rows) if rows else None
+
+    def _rows(self, scale: Scale, state: State | None) -> list[int] | None:
+        """Return the samples that need their null pass at this scale, None for all."""
+        of_rule = self.rule.null_rows(scale, None if state is None else state.parts[0])
+        own = state.rows() if isinstance(state, SkipState) else None
+        if of_rule is None or own is None:
+            return own if of_rule is None else of_rule.tolist()
+        return sorted(set(own) & set(of_rule.tolist()))
 
 
 def _skips_null(rule: Rule) -> bool:
@@ -85,8 +116,8 @@ def _skips_null(rule: Rule) -> bool:
 class Adaptive(SkipNull):
     """Adaptive guidance: once `cosine(c, u)` of a sample reaches a threshold, its later steps return `cond`.
 
-    The null pass is skipped as soon as every sample of the batch has got there. A sample alone and in a batch gets the same.
-    Inside `torch.compile` nothing is skipped.
+    `null_rows` names the samples that have not got there; once all have, the null pass is skipped. A sample alone and in a batch
+    gets the same. Inside `torch.compile` nothing is skipped. The paper compares noise predictions.
 
     Args:
         rule: The rule that guides until then.
@@ -106,6 +137,7 @@ class Adaptive(SkipNull):
     """
 
     threshold: float = 0.991
+    paper_space: ClassVar[str | None] = 'eps'
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,8 +159,8 @@ class Adaptive(SkipNull):
         check_alike('Adaptive', {'cond': cond} if null is None else {'cond': cond, 'null': null})
         converged = state.can_skip
         state.check_held('flags', converged, per_sample(cond), cond)
+        state.count(cond, null, scale, step.rows)
         if null is None:
-            state.saved += uniform_value(scale) != 1
             return cond
         guided = self.rule.guide(given, scale, step._replace(state=state.parts[0]))
         cosine = ratio(dot(cond, null), norm(cond) * norm(null))  # (b, 1, ...)
@@ -172,7 +204,7 @@ class ReuseDelta(SkipNull):
 
     def _lay_out(self, state: ReuseState, like: Tensor) -> None:
         """Make memory for predictions of this shape, with every difference too old to be used."""
-        state.delta = torch.zeros_like(like)
+        state.delta = torch.zeros_like(widened(like))
         state.age = torch.full(per_sample(like), self.every, device=like.device)
         state.set(state.age < self.every)
 
@@ -185,15 +217,15 @@ class ReuseDelta(SkipNull):
             self._lay_out(state, cond)
         assert state.delta is not None
         assert state.age is not None
+        state.count(cond, null, scale, step.rows)
         if null is None:
             state.age = state.age + 1
             if uniform_value(scale) != 1:
-                state.saved += 1
-                given = given._replace(null=cond + state.delta)
+                given = given._replace(null=(widened(cond) + state.delta).to(cond.dtype))
         else:
             measured = (state.age >= self.every) & guided_samples(scale, cond)  # (b, 1, ...)
-            state.delta = torch.where(measured, null - cond, state.delta).detach()
+            state.delta = torch.where(measured, widened(null) - widened(cond), state.delta).detach()
             state.age = torch.where(measured, 1, state.age + 1)
-            given = given._replace(null=torch.where(measured, null, cond + state.delta))
+            given = given._replace(null=torch.where(measured, null, (widened(cond) + state.delta).to(cond.dtype)))
         state.set(state.age < self.every)
         return self.rule.guide(given, scale, step._replace(state=state.parts[0]))

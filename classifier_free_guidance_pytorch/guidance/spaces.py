@@ -1,12 +1,13 @@
-"""From what a model predicts to the clean sample, and back.
+"""What a model predicts, and the same prediction in another space.
 
-Throughout, `x = alpha * x0 + sigma * eps`. Where `alpha` is not given it follows from `sigma`:
+Throughout, `x = alpha * x0 + sigma * eps`, and every space is a line through `x0` and `eps`. Where `alpha` is not given it
+follows from `sigma`, in the way that models of this kind are trained:
 
-    space   the model predicts           alpha                  x0
-    'x0'    x0                           (not used)             the prediction
-    'eps'   eps                          1 (x = x0 + sigma*eps) (x - sigma * eps) / alpha
-    'v'     v = alpha*eps - sigma*x0     sqrt(1 - sigma^2)      (alpha * x - sigma * v) / (alpha^2 + sigma^2)
-    'flow'  v = eps - x0                 1 - sigma              (x - sigma * v) / (alpha + sigma)
+    space   the model predicts               alpha
+    'x0'    x0                               1
+    'eps'   eps                              1 (x = x0 + sigma*eps)
+    'v'     alpha*eps - sigma*x0             sqrt(1 - sigma^2)
+    'flow'  eps - x0                         1 - sigma
 
 For 'flow', `sigma` is the flow time, 1 at pure noise. A variance preserving noise prediction (DDPM) passes
 `alpha = sqrt(alphas_cumprod)` and `sigma = sqrt(1 - alphas_cumprod)`.
@@ -14,19 +15,92 @@ For 'flow', `sigma` is the flow time, 1 at pure noise. A variance preserving noi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_scale
 from classifier_free_guidance_pytorch.guidance.reductions import widened
 
 SPACES = ('x0', 'eps', 'v', 'flow')
+
+# p and q of the prediction p * x0 + q * eps
+_LINES: dict[str, Callable[[Scale, Scale], tuple[Scale, Scale]]] = {
+    'x0': lambda alpha, sigma: (1.0, 0.0),
+    'eps': lambda alpha, sigma: (0.0, 1.0),
+    'v': lambda alpha, sigma: (-sigma, alpha),
+    'flow': lambda alpha, sigma: (-1.0, 1.0),
+}
 
 
 def check_space(owner: str, space: object) -> None:
     """Raise `ConfigError` unless `space` is one of `SPACES`."""
     if space not in SPACES:
         raise ConfigError(f'{owner}: unknown prediction space {space!r}; expected one of {", ".join(map(repr, SPACES))}')
+
+
+def alpha_of(model: str, other: str, sigma: Scale, alpha: Scale | None = None) -> Scale:
+    """Return the factor of the clean sample in `x`, by default that of the table above.
+
+    Args:
+        model: What the model predicts.
+        other: The other space at hand, which decides where the model predicts `'x0'` and so may be of any kind.
+        sigma: The noise level.
+        alpha: The factor, where it is known.
+
+    Raises:
+        ConfigError: `'v'` with a noise level above 1.
+    """
+    if alpha is not None:
+        return alpha
+    kind, sigma = other if model == 'x0' else model, check_scale(sigma, 'sigma')
+    if kind == 'flow':
+        return 1 - sigma
+    if kind != 'v':
+        return 1.0
+    root: Scale | complex = (1 - sigma * sigma) ** 0.5
+    if isinstance(root, complex):
+        raise ConfigError(f"sigma is {sigma}, but without alpha= the space 'v' is variance preserving: sigma <= 1")
+    return root
+
+
+def convert(prediction: Tensor, source: str, target: str, x: Tensor, sigma: Scale, alpha: Scale) -> Tensor:
+    """Return what a model would predict in another space.
+
+    A prediction `p * x0 + q * eps` and `x = alpha * x0 + sigma * eps` are two lines, of which every other is a combination
+    `m * prediction + n * x`; it is made in one go, so that nothing is divided by a noise level that does not matter.
+
+    Args:
+        prediction: What the model predicted, `(b, ...)`.
+        source: What that is, one of `SPACES`.
+        target: What is wanted, one of `SPACES`.
+        x: The noisy sample, same shape.
+        sigma: Its noise level, a number or one value per sample. At 0 a clean sample says nothing of the noise.
+        alpha: The factor of the clean sample in `x`. At 0 the noise says nothing of the clean sample.
+
+    Returns:
+        The prediction in the target space, in the shape of `prediction`; half precision becomes float32.
+
+    Raises:
+        ConfigError: An unknown space.
+        ShapeError: `x` and the prediction differ in shape.
+
+    >>> import torch
+    >>> convert(torch.tensor([[2.]]), 'eps', 'flow', x=torch.tensor([[1.5]]), sigma=.5, alpha=.5)
+    tensor([[1.]])
+    """
+    for space in (source, target):
+        check_space('convert', space)
+    if x.shape != prediction.shape:
+        raise ShapeError(f'x has shape {tuple(x.shape)}, but the prediction has shape {tuple(prediction.shape)}')
+    s, a = aligned(sigma, prediction, 'sigma', wide=True), aligned(alpha, prediction, 'alpha', wide=True)
+    if source == target:
+        return prediction
+    (p, q), (r, t) = _LINES[source](a, s), _LINES[target](a, s)
+    determinant = p * s - q * a
+    m, n = (r * s - t * a) / determinant, (p * t - q * r) / determinant
+    return m * widened(prediction) + n * widened(x)
 
 
 def to_x0(prediction: Tensor, space: str, x: Tensor, sigma: Scale, alpha: Scale | None = None) -> Tensor:
@@ -43,15 +117,14 @@ def to_x0(prediction: Tensor, space: str, x: Tensor, sigma: Scale, alpha: Scale 
         `x0`, in the shape of `prediction`; half precision becomes float32.
 
     Raises:
-        ConfigError: An unknown space.
-        ShapeError: `x` and the prediction differ in shape.
+        ShapeError, ConfigError: As for `convert`.
 
     >>> import torch
     >>> to_x0(torch.tensor([[2.]]), 'eps', x=torch.tensor([[5.]]), sigma=2.)
     tensor([[1.]])
     """
-    a, b = _line('to_x0', space, prediction, x, sigma, alpha)
-    return prediction if space == 'x0' else a * widened(x) + b * widened(prediction)
+    check_space('to_x0', space)
+    return convert(prediction, space, 'x0', x, sigma, alpha_of(space, space, sigma, alpha))
 
 
 def from_x0(x0: Tensor, space: str, x: Tensor, sigma: Scale, alpha: Scale | None = None) -> Tensor:
@@ -68,31 +141,11 @@ def from_x0(x0: Tensor, space: str, x: Tensor, sigma: Scale, alpha: Scale | None
         The prediction, in the shape of `x0`; half precision becomes float32.
 
     Raises:
-        ShapeError, ConfigError: As for `to_x0`.
+        ShapeError, ConfigError: As for `convert`.
 
     >>> import torch
     >>> from_x0(torch.tensor([[1.]]), 'eps', x=torch.tensor([[5.]]), sigma=2.)
     tensor([[2.]])
     """
-    a, b = _line('from_x0', space, x0, x, sigma, alpha)
-    return x0 if space == 'x0' else (widened(x0) - a * widened(x)) / b
-
-
-def _line(owner: str, space: str, like: Tensor, x: Tensor, sigma: Scale, alpha: Scale | None) -> tuple[Scale, Scale]:
-    """Return `(a, b)` of `x0 = a * x + b * prediction`."""
-    check_space(owner, space)
-    if x.shape != like.shape:
-        raise ShapeError(f'{owner}: x has shape {tuple(x.shape)}, but the prediction has shape {tuple(like.shape)}')
-    s = aligned(sigma, like, 'sigma', wide=True)
-    given = None if alpha is None else aligned(alpha, like, 'alpha', wide=True)
-    if space == 'v':
-        c = (1 - s * s) ** 0.5 if given is None else given
-        if isinstance(c, complex):
-            raise ConfigError(f"{owner}: sigma is {sigma}, but without alpha= the space 'v' is variance preserving: sigma <= 1")
-        total = c * c + s * s
-        return c / total, -s / total
-    if space == 'flow':
-        total = s + (1 - s if given is None else given)
-        return 1 / total, -s / total
-    c = 1.0 if given is None else given
-    return 1 / c, -s / c
+    check_space('from_x0', space)
+    return convert(x0, 'x0', space, x, sigma, alpha_of(space, space, sigma, alpha))

@@ -254,6 +254,26 @@ def test_all_samples_have_a_null_pass_where_it_is_looked_at():
         assert sum(model.batches) == 6
 
 
+@kinds
+@pytest.mark.parametrize('batched', [True, False])
+def test_adaptive_guidance_by_samples(kind, batched):
+    """The joined batch has a null row for every sample that has not converged, and the numbers are those of a loop by hand."""
+    rule = guidance.Adaptive(guidance.CFG(), threshold=0.9)
+    model, steps = build(kind), noise(4, 3, 6)
+    state, by_hand = rule.init_state(), rule.init_state()
+    flags = torch.tensor([False, True, False])
+    for one in (state, by_hand):
+        rule(torch.ones(3, 6), torch.ones(3, 6) * (2 * flags[:, None] - 1), 3.0, state=one)
+    for x in steps:
+        cond, null = model(x, texts=TEXTS), model(x)
+        needed = 3 - int(by_hand.can_skip.sum())
+        expected = rule(cond, null, 3.0, state=by_hand)
+        model.batches.clear()
+        call = {'texts': TEXTS, 'cond_scale': 3.0, 'guidance': rule, 'guidance_state': state}
+        torch.testing.assert_close(model(x, cfg_batched=batched, **call), expected)
+        assert model.batches == ([3 + needed] if batched else [3, 3] if needed else [3])
+
+
 def test_structured_outputs_of_some_samples_are_filled_with_the_conditional_ones():
     @classifier_free_guidance_class_decorator
     class Two(nn.Module):

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from classifier_free_guidance_pytorch import guidance
+from classifier_free_guidance_pytorch import classifier_free_guidance_class_decorator, guidance
 from tests.conditioners.making import noise
 from tests.decorator.models import KINDS, TEXTS, build
 
@@ -62,7 +63,7 @@ def test_the_passes_of_other_calls():
         ({'cond_scale': 0.0, 'return_unconditioned': True}, 1),
         ({'cond_scale': 1.0, 'rescale_phi': 0.7}, 1),
         ({'cond_scale': 3.0, 'negative_texts': ['blurry']}, 2),
-        ({'cond_scale': 3.0, 'guidance': guidance.CFGZeroStar(zero_init=0.5), 'guidance_kwargs': {'progress': 0.1}}, 0),
+        ({'cond_scale': 3.0, 'guidance': guidance.CFGZeroStar(zero_init=0.5), 'guidance_kwargs': {'progress': 0.1}}, 1),
     ):
         model = build()
         model(noise(3, 6), texts=TEXTS, **call)
@@ -187,6 +188,29 @@ def test_the_parallel_part_of_the_update_is_removed(frac):
     torch.testing.assert_close(guided.double(), torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
+def test_zero_steps_have_the_output_of_every_step():
+    """Its container, the shape of the prediction, which need not be that of x, and what else is in it; only guided is zero."""
+
+    @classifier_free_guidance_class_decorator
+    class Wide(nn.Module):
+        def forward(self, x, cond_fns):
+            hidden = cond_fns[0](x)
+            return {'pred': torch.cat((hidden, hidden), dim=1), 'hidden': hidden}
+
+    model, x = build(cls=Wide), noise(3, 6)
+    rule = guidance.CFGZeroStar(zero_init=0.1)
+    first, later = (model(x, texts=TEXTS, cond_scale=3.0, guidance=rule, guidance_kwargs={'progress': p}) for p in (0.0, 0.5))
+    assert type(first) is type(later) is dict
+    assert torch.equal(first['pred'], torch.zeros(3, 12))
+    assert later['pred'].shape == (3, 12)
+    torch.testing.assert_close(first['hidden'], model(x, texts=TEXTS)['hidden'])
+    in_eps = guidance.CFGZeroStar(zero_init=0.1).in_space('flow', model='eps')
+    at = {'progress': 0.0, 'sigma': 0.75, 'alpha': 0.25}
+    guided = build()(x, texts=TEXTS, cond_scale=3.0, guidance=in_eps, guidance_kwargs=at)
+    velocity = guidance.convert(guided, 'eps', 'flow', x, 0.75, 0.25)
+    torch.testing.assert_close(velocity, torch.zeros(3, 6), atol=1e-6, rtol=0)
+
+
 def test_a_rule_is_handed_what_the_caller_says():
     model, x = build(), noise(3, 6)
     cond, null = branches(model, x)
@@ -241,7 +265,7 @@ def test_returning_the_null_prediction_changes_no_guided_one():
         call = {'texts': TEXTS, 'cond_scale': 3.0, 'guidance': rule, 'guidance_state': state, 'return_unconditioned': pair}
         found.append([model(x, **call) for x in steps])
         assert model.passes == (8 if pair else 6)
-        assert state.saved == 2
+        assert state.saved == 2 * 3
     for alone, (guided, null), x in zip(*found, steps, strict=True):
         torch.testing.assert_close(guided, alone, rtol=0, atol=0)
         torch.testing.assert_close(null, model(x))

@@ -81,7 +81,7 @@ CASES = {
     'weak keywords': ({'weak': {'nope': 1}}, ConfigError, "weak has 'nope', which is no argument of Denoiser.forward: it takes extra"),
     'weak with the conditions': ({'weak': {'cond_fns': 1}}, ConfigError, "weak has 'cond_fns', which is no argument"),
     'nothing weak': ({'weak': {}}, ConfigError, 'weak is an empty mapping'),
-    'a scale in the kwargs': ({'guidance_kwargs': {'scale': 9.0}}, ConfigError, "has 'scale', but knows x, sigma, alpha, progress; the guidance scale is cond_scale="),
+    'a scale in the kwargs': ({'guidance_kwargs': {'scale': 9.0}}, ConfigError, "has 'scale', but knows x, sigma, alpha, progress, next_sigma, next_alpha; the guidance scale is cond_scale="),
     'a typo in the kwargs': ({'guidance_kwargs': {'sigam': 1.0}}, ConfigError, "guidance_kwargs has 'sigam', but knows x, sigma"),
     'x that is no tensor': ({'guidance_kwargs': {'x': 1.0}}, ConfigError, r"guidance_kwargs\['x'\] is the noisy sample, a tensor"),
     'sigma that is a word': ({'guidance_kwargs': {'sigma': 'x'}}, ConfigError, r"guidance_kwargs\['sigma'\] is a number or a tensor"),

@@ -108,7 +108,7 @@ def test_guiding_never_waits_where_one_flag_is_read_for_the_branches(name, given
     rule, state = CASES[name], CASES[name].init_state()
     for seed in range(4):
         batch, needed = given(name, seed=seed), rule.branches(3.5, state, 0.5)
-        predictions = guidance.Predictions(**{branch: batch.kwargs[branch] for branch in needed})
+        predictions = guidance.Predictions.by_branch({branch: batch.kwargs[branch] for branch in needed})
         with never_waiting():
             rule.guide(predictions, 3.5, guidance.Step(state, batch.kwargs['x'], batch.kwargs['sigma']))
 

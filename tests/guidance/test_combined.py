@@ -82,7 +82,7 @@ def test_at_their_default_scale_rules_guide_at_exactly_their_scales():
 
 # Sums
 
-SUMMED = ('CFG', 'APG', 'TCFG', 'FDG', 'Chain', 'Compose', 'PerpNeg', 'Weak', 'Logits', 'Then rescale', 'InX0', 'OnChannels')
+SUMMED = ('CFG', 'APG', 'TCFG', 'FDG', 'Chain', 'Compose', 'PerpNeg', 'Weak', 'Logits', 'Then rescale', 'InSpace', 'OnChannels')
 
 
 @pytest.mark.parametrize('scale', [0.0, 1.0, 3.5, torch.tensor([0.0, 1.0, 3.5])], ids=['0', '1', '3.5', 'per sample'])
@@ -157,7 +157,7 @@ def test_lines_through_predictions_of_any_kind(dtype, shape, scale):
         'chain': (guidance.chain((u, m, c), (scale, 1.5)), u + s * (m - u) + 1.5 * (c - m)),
         'Chain': (guidance.Chain((1.5, 1.5))(c, u, scale, conds=(m,)), u + s * (c - u)),
         'Sum': ((guidance.CFG() + guidance.Weak(1.5))(c, u, scale, weak=k), u + s * (c - u) + 1.5 * (c - k)),
-        'InX0': (guidance.CFG().in_x0('flow')(c, u, scale, x=k, sigma=torch.tensor([0.1, 0.5, 0.9])), u + s * (c - u)),
+        'InSpace': (guidance.CFG().in_x0('flow')(c, u, scale, x=k, sigma=torch.tensor([0.1, 0.5, 0.9])), u + s * (c - u)),
     }
     for name, (ours, expected) in found.items():
         assert ours.dtype == dtype, name

@@ -67,8 +67,10 @@ def test_which_functions_take_one_value_per_sample_and_complex_numbers(name):
     ('scale', 'sentence'),
     [
         (torch.ones(3), r'scale has 3 values for a batch of 4 \(predictions of shape \(4, 3, 8, 8\)\)'),
-        (torch.ones(4, 2, 1, 1), r'scale of shape \(4, 2, 1, 1\) does not broadcast to predictions of shape \(4, 3, 8, 8\)'),
-        (torch.ones(1, 4, 3, 8, 8), r'does not broadcast .* one value per sample \(4,\), or .* such as \(4, 1, 1, 1\)'),
+        (torch.ones(4, 2, 1, 1), r'scale of shape \(4, 2, 1, 1\) does not fit predictions of shape \(4, 3, 8, 8\)'),
+        (torch.ones(1, 4, 3, 8, 8), r'does not fit .* one value per sample \(4,\), or .* such as \(4, 1, 1, 1\)'),
+        (torch.ones(8, 8), r'scale of shape \(8, 8\) does not fit .* or a tensor of 4 dimensions'),  # of the last ones, by chance
+        (torch.ones(4, 1), r'scale of shape \(4, 1\) does not fit'),
     ],
 )
 def test_scales_must_fit(scale, sentence):
@@ -161,7 +163,7 @@ def test_a_schedule_is_not_a_scale():
 
 
 def test_scales_of_every_shape_that_broadcasts_work():
-    frames, channels = torch.rand(4, 1, 8, 1), torch.rand(3, 1, 1)
+    frames, channels = torch.rand(4, 1, 8, 1), torch.rand(1, 3, 1, 1)
     for scale in (frames, channels, torch.rand(()), torch.rand(1), torch.rand(4), torch.rand(4, 3, 8, 8)):
         aligned = scale.view(4, 1, 1, 1) if scale.shape == (4,) else scale
         torch.testing.assert_close(guidance.CFG()(C, U, scale), U + aligned * (C - U))
@@ -213,8 +215,46 @@ MISTAKES = {
     'interval: give either sigma=(lo, hi) or progress=(lo, hi)': lambda: guidance.interval(7.5),
     'interval: progress must be a pair (lo, hi), got 0.5': lambda: guidance.interval(7.5, progress=0.5),
     'interval: scale must be a finite number, got nan': lambda: guidance.interval(float('nan'), progress=(0.0, 0.5)),
-    "in_x0: unknown prediction space 'epsilon'; expected one of 'x0', 'eps', 'v', 'flow'": lambda: (
+    "in_space: model: unknown prediction space 'epsilon'; expected one of 'x0', 'eps', 'v', 'flow'": lambda: (
         guidance.CFG().in_x0('epsilon')
+    ),
+    "in_space: unknown prediction space 'z'": lambda: guidance.CFG().in_space('z', model='v'),
+    "CFGZeroStar(zero_init=0.1) is zero at its first steps, which is a velocity: use in_space('flow', model='v')": lambda: (
+        guidance.CFGZeroStar(0.1).in_x0('v')
+    ),
+    "Weak: name must be an identifier, such as 'stg', other than 'cond', 'null'": lambda: guidance.Weak(1.0, name='null'),
+    'FDG: grid must be (h, w) or (f, h, w), got 4': lambda: guidance.FDG(grid=4),
+    'progress must be a number in [0, 1] for a schedule, got 1.5': lambda: guidance.linear(1.0, 7.5)(1.5),
+    'progress must be a number in [0, 1] for a schedule, got nan': lambda: guidance.linear(1.0, 7.5)(float('nan')),
+    'progress must be a number in [0, 1] for a schedule, got True': lambda: guidance.linear(1.0, 7.5)(True),
+    'progress must be in [0, 1] for a schedule, got tensor': lambda: guidance.cosine(1.0, 7.5)(torch.tensor([0.5, -0.1])),
+    'progress must be in [0, 1] for a schedule, got tensor([nan])': lambda: guidance.cosine(1.0, 7.5)(
+        torch.tensor([float('nan')])
+    ),
+    'a schedule takes real numbers as progress, got a tensor of torch.bool': lambda: guidance.linear(1.0, 7.5)(torch.ones(2) > 0),
+    'sigma must be a number in [0, inf] for a schedule, got -1.0': lambda: guidance.interval(7.5, sigma=(0.1, 1.0))(sigma=-1.0),
+    'cfg_plus_plus: a step must lower sigma/alpha, got sigma=1.0, alpha=1.0 to next_sigma=2.0': lambda: (
+        guidance.cfg_plus_plus(0.6)(sigma=1.0, next_sigma=2.0)
+    ),
+    'interval: outside must be a finite number, got None': lambda: guidance.interval(7.5, progress=(0.0, 0.5), outside=None),
+    'raag: alpha must be a number of at least 0, got nan': lambda: guidance.raag(C, U, 3.0, float('nan')),
+    'apg: eta must be a finite number, got nan': lambda: guidance.apg(C, U, 3.0, float('nan')),
+    'rescale: phi must be a finite number, got nan': lambda: guidance.rescale(C, U, float('nan')),
+    'renorm: r must be a number of at least 0, got nan': lambda: guidance.renorm(C, U, float('nan')),
+    'nag: tau must be a number of at least 0, got nan': lambda: guidance.nag(C, U, tau=float('nan')),
+    'CFGZeroStar: progress must be a number in [0, 1], got nan': lambda: guidance.CFGZeroStar(0.1).branches(
+        progress=float('nan')
+    ),
+    'scale must be finite, got tensor': lambda: guidance.CFG()(C, U, torch.tensor([1.0, float('nan'), 1.0, 1.0])),
+    'convert_scale: value must be finite, got nan': lambda: guidance.convert_scale(torch.tensor(float('nan')), from_='extra'),
+    "convert_scale: 0.0 in the convention 'scale' has no value in the convention 'inverse'": lambda: guidance.convert_scale(
+        0.0, from_='scale', to='inverse'
+    ),
+    "convert_scale: tensor([1., 0.]) in the convention 'scale' has no value": lambda: guidance.convert_scale(
+        torch.tensor([1.0, 0.0]), from_='scale', to='inverse'
+    ),
+    "has no weak pass named 'stgg'; it has 'stg', 'weak'": lambda: (guidance.Weak(1.0) + guidance.Weak(1.0, name='stg'))(
+        C, scale=3.0, weak={'stgg': U}
     ),
     "to_x0: unknown prediction space 'z'": lambda: guidance.to_x0(C, 'z', C, 0.5),
     "without alpha= the space 'v' is variance preserving: sigma <= 1": lambda: guidance.to_x0(C, 'v', C, 2.0),
@@ -245,7 +285,7 @@ MISTAKES = {
     'Sum: NAG(tau=2.5, alpha=0.25) guides inside attention': lambda: guidance.CFG() + guidance.NAG(),
     'Then: NAG(tau=2.5, alpha=0.25) guides inside attention': lambda: guidance.NAG().then(guidance.rescale_to_cond()),
     'then: expected a post-step, a callable of (guided, cond), got 0.7': lambda: guidance.CFG().then(0.7),
-    'Adaptive: Weak(weight=1.0) cannot do without its null pass': lambda: guidance.Adaptive(guidance.Weak()),
+    "Adaptive: Weak(weight=1.0, name='weak') cannot do without its null pass": lambda: guidance.Adaptive(guidance.Weak()),
     'skips null passes itself, so the cosine could not be measured; wrap the other way': lambda: guidance.Adaptive(
         guidance.ReuseDelta(guidance.CFG()).then(guidance.rescale_to_cond())
     ),
@@ -284,7 +324,13 @@ def test_arguments_that_cannot_work(sentence):
 
 
 SHAPES = {
-    'to_x0: x has shape (4, 3), but the prediction has shape (4, 3, 8, 8)': lambda: guidance.to_x0(C, 'eps', C[:, :, 0, 0], 0.5),
+    'fdg: predictions of shape (4, 3, 8) may be tokens (b, n, d) or a signal (b, c, n)': lambda: guidance.fdg(
+        C[..., 0], U[..., 0]
+    ),
+    'fdg: predictions of shape (4, 3, 8, 8) with a grid; a grid is for tokens': lambda: guidance.FDG(grid=(8, 8))(C, U, 10.0),
+    'fdg: grid=(2, 2) has 4 places, but there are 3 tokens': lambda: guidance.FDG(grid=(2, 2))(C[..., 0], U[..., 0], 10.0),
+    'null has shape (3, 3, 8, 8) for rows=(2,)': lambda: guidance.CFG()(C, U[:3], 3.0, rows=torch.tensor([0, 1])),
+    'x has shape (4, 3), but the prediction has shape (4, 3, 8, 8)': lambda: guidance.to_x0(C, 'eps', C[:, :, 0, 0], 0.5),
     'sigma has 3 values for a batch of 4': lambda: guidance.to_x0(C, 'eps', C, torch.ones(3)),
     'fdg: scales[0] has shape (4, 3) for a batch of 4': lambda: guidance.fdg(C, U, (torch.ones(4, 3), 2.0)),
     'on_channels: channels 3 to 5 of dimension 1 are empty': lambda: guidance.CFG().on_channels(3, 5)(C, U, 2.0),

@@ -181,7 +181,7 @@ def test_fdg_of_more_levels_and_its_bands():
         torch.testing.assert_close(guidance.fdg(cond, null, picked) - cond, band, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('shape', [(2, 3, 33, 17), (2, 3, 1, 5), (2, 3, 2, 2), (2, 3, 31), (2, 7), (2, 3, 4, 15, 9)])
+@pytest.mark.parametrize('shape', [(2, 3, 33, 17), (2, 3, 1, 5), (2, 3, 2, 2), (2, 3, 1, 31), (2, 7), (2, 3, 4, 15, 9)])
 @pytest.mark.parametrize('levels', [1, 2, 4])
 def test_fdg_of_odd_sizes(shape, levels):
     """Equal scales are plain CFG, whatever the size: the pyramid collapses to what it was built from."""
@@ -283,18 +283,101 @@ def test_nag_per_vector(seed, scale, tau, alpha):
             torch.testing.assert_close(ours[i, j], alpha * guided + (1 - alpha) * p)
 
 
+NOISINGS = {
+    've': lambda t: (1.0, 20 * t),
+    'vp': lambda t: (math.cos(t * math.pi / 2), math.sin(t * math.pi / 2)),
+    'flow': lambda t: (1 - t, t),
+}
+"""Alpha and sigma of `x = alpha * x0 + sigma * eps` at a time from 1 (noise) to 0."""
+
+
+@pytest.mark.parametrize('kind', list(NOISINGS))
 @relaxed
-@given(seeds, st.floats(0, 1), st.floats(0.5, 50), st.floats(0.0, 0.95))
-def test_cfg_plus_plus_is_cfg_with_a_schedule(seed, lam, sigma, fraction):
-    """A first-order step of CFG++ (guided x0, noise added back along null) is an Euler step of CFG at the schedule's scale."""
-    next_sigma = fraction * sigma
+@given(seeds, st.floats(0, 1), st.floats(0.05, 0.99), st.floats(0.0, 0.9))
+def test_cfg_plus_plus_is_cfg_with_a_schedule(kind, seed, lam, time, fraction):
+    """A first-order step of CFG++ (guided x0, noise added back along null) is a DDIM step of CFG at the schedule's scale."""
+    (alpha, sigma), (next_alpha, next_sigma) = NOISINGS[kind](time), NOISINGS[kind](time * fraction)
     x, _ = pair(seed + 1, dtype=torch.float64)
-    cond, null = pair(seed, dtype=torch.float64)
-    guided_x0 = x - sigma * guidance.cfg(cond, null, lam)
-    expected = guided_x0 + next_sigma * null
-    scale = guidance.cfg_plus_plus(lam)(sigma=sigma, next_sigma=next_sigma)
-    euler = x + (next_sigma - sigma) * guidance.cfg(cond, null, scale)
-    torch.testing.assert_close(euler, expected)
+    cond, null = pair(seed, dtype=torch.float64)  # predictions of the noise
+
+    def clean(noise):
+        return (x - sigma * noise) / alpha
+
+    expected = next_alpha * clean(guidance.cfg(cond, null, lam)) + next_sigma * null
+    levels = {'sigma': sigma, 'next_sigma': next_sigma}
+    if kind != 've':
+        levels |= {'alpha': alpha, 'next_alpha': next_alpha}
+    guided = guidance.cfg(cond, null, guidance.cfg_plus_plus(lam)(**levels))
+    torch.testing.assert_close(next_alpha * clean(guided) + next_sigma * guided, expected)
+    many = guidance.cfg_plus_plus(lam)(**{name: torch.tensor([value] * 3, dtype=torch.float64) for name, value in levels.items()})
+    torch.testing.assert_close(guidance.cfg(cond, null, many), guided)
+
+
+def test_cfg_plus_plus_at_pure_noise():
+    """Where nothing of the sample is in x, or sigma has no end, the whole step is made from the guided sample."""
+    at = guidance.cfg_plus_plus(0.6)
+    assert at(sigma=1.0, alpha=0.0, next_sigma=0.96, next_alpha=0.04) == 0.6
+    assert at(sigma=math.inf, next_sigma=80.0) == 0.6
+    assert at(sigma=1, next_sigma=0) == 0.6
+    found = at(sigma=torch.tensor([math.inf, 3.0]), next_sigma=torch.tensor([80.0, 1.0]))
+    torch.testing.assert_close(found, torch.tensor([0.6, 0.9]))
+
+
+@pytest.mark.parametrize('grid', [(4, 6), (2, 4, 3)], ids=str)
+def test_fdg_of_tokens(grid):
+    """Tokens on a grid are the images, or frames, they lie in."""
+    cond, null = pair(0, (2, 24, 5))
+
+    def placed(x):
+        return x.mT.unflatten(-1, grid)
+
+    expected = guidance.fdg(placed(cond), placed(null), (7.0, 2.0)).flatten(2).mT
+    torch.testing.assert_close(guidance.fdg(cond, null, (7.0, 2.0), grid), expected)
+    torch.testing.assert_close(guidance.FDG((7.0, 2.0), grid)(cond, null, 7.0), expected)
+
+
+def test_fdg_of_a_signal():
+    """Along the last dimension only: its pyramid is that of an image of one line."""
+    cond, null = pair(0, (2, 3, 1, 16))
+    tokens = guidance.fdg(cond[:, :, 0].mT, null[:, :, 0].mT, (7.0, 2.0), (16,))
+    torch.testing.assert_close(guidance.fdg(cond, null, (7.0, 2.0)), tokens.mT[:, :, None])
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16], ids=str)
+def test_distributions_over_many_classes_in_half_precision(dtype):
+    cond, null = (3 * x for x in pair(0, (2, 32_000)))
+    cond, null = cond.to(dtype), null.to(dtype)
+    exact = guidance.discrete(cond.double(), null.double(), 3.0)
+    for found in (guidance.discrete(cond, null, 3.0), guidance.logits(cond, null, 3.0).softmax(-1)):
+        assert found.dtype == torch.float32
+        assert float((found - exact).abs().sum(-1).max() / 2) < 1e-4, 'total variation'
+    for rule in (guidance.Logits(), guidance.Discrete()):
+        assert rule(cond, null, 3.0).dtype == rule(cond, scale=1.0).dtype == torch.float32
+
+
+@relaxed
+@given(seeds, st.floats(0, 8), st.floats(0, 4), st.floats(0, 4), st.floats(0, 1))
+def test_named_weak_passes_are_those_of_ltx(seed, scale, stg, modality, phi):
+    from diffusers.guiders import LTX2Guidance
+
+    (cond, null), (perturbed, isolated) = pair(seed), pair(seed + 1)
+    theirs = LTX2Guidance(scale, stg_scale=stg, modality_scale=modality, guidance_rescale=phi)
+    theirs.set_state(step=0, num_inference_steps=10, timestep=torch.tensor(900))
+    rule = guidance.CFG() + guidance.Weak(stg, name='stg') + guidance.Weak(modality - 1, name='modality')
+    guided = rule.then(guidance.rescale_to_cond(phi))(cond, null, scale, weak={'stg': perturbed, 'modality': isolated})
+    torch.testing.assert_close(guided, theirs.forward(cond, null, perturbed, isolated).pred, rtol=1e-4, atol=1e-4)
+
+
+def test_mambo_g_is_raag_as_published():
+    from diffusers.guiders import MagnitudeAwareGuidance
+
+    assert guidance.MAMBOG is guidance.RAAG
+    assert guidance.mambo_g is guidance.raag
+    cond, null = pair(0, (3, 4, 16))
+    preset = guidance.preset('mambo-g')
+    theirs = run_guider(MagnitudeAwareGuidance(10.0, 8.0, guidance_rescale=1.0), cond, null)
+    torch.testing.assert_close(preset.rule(cond, null, preset.at()), theirs, rtol=1e-4, atol=1e-5)
+    assert guidance.preset('raag') == preset
 
 
 def test_one_lerp_is_all_that_cfg_does():

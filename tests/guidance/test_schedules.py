@@ -24,6 +24,7 @@ SCHEDULES = {
     'piecewise, held': guidance.piecewise((0.1, 2.0), (0.4, 7.0), (0.9, 1.0), hold=True),
     'interval of progress': guidance.interval(guidance.linear(2.0, 5.0), progress=(0.2, 0.7)),
     'interval of sigma': guidance.interval(7.5, sigma=(0.28, 5.42)),
+    'interval of a weight': guidance.interval(7.5, progress=(0.2, 0.7), outside=0.0),
     'cfg_plus_plus': guidance.cfg_plus_plus(0.6),
 }
 progresses = st.floats(0, 1)
@@ -45,6 +46,7 @@ FORMULAS = {
     'piecewise, held': lambda p: 2.0 if p < 0.4 else 7.0 if p < 0.9 else 1.0,
     'interval of progress': lambda p: 2 + 3 * p if 0.2 <= p < 0.7 else 1.0,
     'interval of sigma': lambda p: 7.5 if 0.28 < 10 * p + 0.01 <= 5.42 else 1.0,
+    'interval of a weight': lambda p: 7.5 if 0.2 <= p < 0.7 else 0.0,
     'cfg_plus_plus': lambda p: 0.6 * (10 * p + 0.01) / (5 * p + 0.01),
 }
 
@@ -55,7 +57,7 @@ def test_every_schedule_is_tested():
     makers = {
         name
         for name, value in vars(schedules).items()
-        if callable(value) and name.islower() and value.__module__ == schedules.__name__
+        if callable(value) and name.islower() and not name.startswith('_') and value.__module__ == schedules.__name__
     }
     assert makers - {'check_number'} <= {name.split(',')[0].split(' ')[0] for name in SCHEDULES}
     assert set(SCHEDULES) == set(FORMULAS)
@@ -200,6 +202,7 @@ def test_presets_guide_and_name_their_source(name):
 
     preset = guidance.preset(name)
     assert preset.source.startswith('arXiv ')
+    assert preset.predicts in guidance.SPACES
     scale = preset.at(0.5, sigma=1.0)
     batch = inputs(preset.rule, (3, 4, 6, 5))
     assert not torch.allclose(call(preset.rule, batch, scale), batch.kwargs['cond'])
