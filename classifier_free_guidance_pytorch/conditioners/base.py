@@ -231,7 +231,10 @@ class Conditioner(nn.Module, ABC):
         if prepared.owner != self.watch.name:
             raise UsageError('this text_condition was prepared by another model (or by a copy): call prepare(texts) on this one')
         if prepared.generation != self.watch.look(self):
-            raise UsageError('the weights have changed since this text_condition was prepared: call prepare(texts) again')
+            raise UsageError(
+                'the weights have changed since this text_condition was prepared: call prepare(texts) again (adapters that were '
+                'switched on or off count as well)'
+            )
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and eval mode, and look whether weights have changed: a compiled call cannot look itself."""
@@ -250,6 +253,11 @@ class Conditioner(nn.Module, ABC):
     ) -> BranchCondition:
         """Return one branch that combines the attention features of two inside its layers: guidance in one forward pass."""
         raise NotImplementedError
+
+    @property
+    def unwrapped(self) -> Self:
+        """The conditioner itself, also where a wrapper is asked that hands attributes on."""
+        return self
 
     # what 0.7.1's users reach for
 

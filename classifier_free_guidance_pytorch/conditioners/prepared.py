@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from classifier_free_guidance_pytorch.layers import Condition
-from classifier_free_guidance_pytorch.layers.place import comes_and_goes, owned_weights, weights_of
+from classifier_free_guidance_pytorch.layers.place import Adapters, comes_and_goes, owned_weights, weights_of
 from classifier_free_guidance_pytorch.rows import Rows, detached, map_rows
 
 
@@ -193,11 +193,11 @@ class WeightWatch:
     A change is a weight that was replaced, moved or written to. Writing counts a version up, except through `.data`, as most EMA
     implementations do. So on the CPU some values of every weight are compared as well. On other devices reading them would force
     a sync at every step, so there it is done by `train()` and `eval()` alone. Weights that a library offloads or casts between
-    calls come back as they were.
+    calls come back as they were. The adapters of PEFT that are active are part of the weights.
 
     Attributes:
         name: Names the conditioner, for conditions that must not be used with another.
-        generation: How often the weights have changed.
+        generation: A number for the weights as they were seen last.
         device_type: Where they were seen last.
     """
 
@@ -205,6 +205,8 @@ class WeightWatch:
         self.name = uuid4().hex
         self.generation = 0
         self.device_type = 'cpu'
+        self._adapters: Adapters = ()
+        self._of_adapters: dict[Adapters, int] = {}
         self._seen: list[_Mark] = []
         self._sampled: tuple[int, list[float]] = (0, [])
         self._lock = Lock()
@@ -218,22 +220,39 @@ class WeightWatch:
         """
         if torch.compiler.is_compiling():
             return self.generation
-        weights = weights_of(module)
+        weights, adapters = weights_of(module)
+        if adapters != self._adapters:
+            self._switch(adapters)
         if not self._same(weights) and weights:  # a replica of `DataParallel` has none
             with self._lock:
                 if not self._same(weights):  # another thread may have been faster
-                    self.generation += 1
+                    self._count()
                     self._seen = [_Mark.of(weight, comes_and_goes(owner)) for owner, weight in owned_weights(module)]
                     self.device_type = weights[0].device.type
         if closely:
             before, values = self._sampled, _sample_elsewhere(weights)
-            self.generation += before[0] == self.generation and before[1] != values
+            if before[0] == self.generation and before[1] != values:
+                self._count()
             self._sampled = (self.generation, values)
         return self.generation
 
     def forget(self) -> None:
         """Count a change, seen or not."""
-        self._seen, self.generation = [], self.generation + 1
+        self._seen = []
+        self._count()
+
+    def _count(self) -> None:
+        """Count a change of the weights."""
+        self.generation = max(self.generation, *self._of_adapters.values(), 0) + 1
+        self._of_adapters = {self._adapters: self.generation}
+
+    def _switch(self, adapters: Adapters) -> None:
+        """Go to the number of the same weights with other adapters."""
+        with self._lock:
+            last = max(self.generation, *self._of_adapters.values(), 0)
+            self._of_adapters.setdefault(self._adapters, self.generation)
+            self.generation = self._of_adapters.setdefault(adapters, last + 1)
+            self._adapters = adapters
 
     def _same(self, weights: list[Tensor]) -> bool:
         """Whether these are the weights that were seen last, unchanged; done at every step, so written for speed."""

@@ -23,6 +23,7 @@ from classifier_free_guidance_pytorch.conditioners import (
     TextEmbeddingReturner,
 )
 from classifier_free_guidance_pytorch.conditioners.arguments import from_plain
+from classifier_free_guidance_pytorch.conditioners.wrapped import unwrapped
 from classifier_free_guidance_pytorch.decorator.binding import bind, bound
 from classifier_free_guidance_pytorch.decorator.method import guided
 from classifier_free_guidance_pytorch.decorator.recorded import PREFIX, record, recorded, show, show_to_hub
@@ -133,7 +134,7 @@ def _decorate(cls: M, names: KeyNames) -> M:
         if not hasattr(cls, function.__name__):
             setattr(cls, function.__name__, function)
     if not hasattr(cls, 'max_cond_text_len'):
-        vars_of.max_cond_text_len = property(lambda self: getattr(self, names.text_conditioner).max_text_len)
+        vars_of.max_cond_text_len = property(lambda self: _own_conditioner(self, names).max_text_len)
     _decorate_subclasses(cls, names)
     return cls
 
@@ -177,7 +178,7 @@ def _take_text_condition(cls: Any, names: KeyNames) -> None:
         init(self, *args, **kwargs)
         if _PENDING in self.__dict__:
             del self.__dict__[_PENDING]
-            has_own = isinstance(getattr(self, names.text_conditioner, None), Conditioner)
+            has_own = unwrapped(getattr(self, names.text_conditioner, None)) is not None
             if pending or not has_own:
                 if 'hidden_dims' not in pending:  # which whoever states all of them states
                     pending |= {**recorded(*args, *kwargs.values()), **pending}
@@ -247,11 +248,17 @@ def _constructor_keywords() -> dict[str, tuple[Any, Any, str]]:
     return {f'{PREFIX}type': ('film', str, ''), **arguments, f'{PREFIX}origins': (None, Any, '')}
 
 
+def _own_conditioner(module: nn.Module, names: KeyNames) -> Any:
+    """Return the text conditioner of a module, without what is wrapped around it."""
+    conditioner = getattr(module, names.text_conditioner)
+    return unwrapped(conditioner) or conditioner
+
+
 def _through(method: Callable[..., Any], names: KeyNames) -> Callable[..., Any]:
     """Return a method that calls the one of the same name of the module's conditioner."""
 
     @wraps(method)
     def through(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return getattr(getattr(self, names.text_conditioner), method.__name__)(*args, **kwargs)
+        return getattr(_own_conditioner(self, names), method.__name__)(*args, **kwargs)
 
     return through

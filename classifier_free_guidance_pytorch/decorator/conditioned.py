@@ -19,6 +19,7 @@ from classifier_free_guidance_pytorch.conditioners import (
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb, check_drop_prob, drops_all, drops_nothing
 from classifier_free_guidance_pytorch.conditioners.prepared import CondFns
 from classifier_free_guidance_pytorch.conditioners.text_source import Texts
+from classifier_free_guidance_pytorch.conditioners.wrapped import unwrapped
 from classifier_free_guidance_pytorch.decorator.batched import JoinedBatch, warn_once, why_not_joined
 from classifier_free_guidance_pytorch.decorator.call import Call, Pass
 from classifier_free_guidance_pytorch.decorator.drop_prob import weak_pass
@@ -119,8 +120,8 @@ class Conditioned:
         Raises:
             UsageError: It has none.
         """
-        conditioner = getattr(module, self.names.text_conditioner, None)
-        if not isinstance(conditioner, Conditioner):
+        conditioner = unwrapped(getattr(module, self.names.text_conditioner, None))
+        if conditioner is None:
             raise UsageError(
                 f'{type(module).__name__} has no text conditioner: set self.{self.names.text_conditioner} to one, such as '
                 'TextConditioner(hidden_dims=...), or decorate the class with classifier_free_guidance_class_decorator'

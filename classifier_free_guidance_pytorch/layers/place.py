@@ -8,7 +8,7 @@ Features are then made for the device and the precision that the weights are bro
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from classifier_free_guidance_pytorch.errors import UsageError
 
 COMPUTE_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 _HOOKS = frozenset({'_hf_hook', '_diffusers_hook'})  # where accelerate and diffusers keep what they do around a forward
+
+
+Adapters: TypeAlias = tuple[Any, ...]
 
 
 class Place(NamedTuple):
@@ -81,9 +84,17 @@ def with_children(module: nn.Module) -> list[nn.Module]:
     return found
 
 
-def weights_of(module: nn.Module) -> list[Tensor]:
-    """Return every parameter of a module and of all modules in it."""
-    return [weight for one in with_children(module) for weight in one._parameters.values() if weight is not None]
+def weights_of(module: nn.Module) -> tuple[list[Tensor], Adapters]:
+    """Return every parameter of a module and of all modules in it, and which adapters of PEFT are at work in each of them."""
+    weights: list[Tensor] = []
+    adapters: Adapters = ()
+    for one in with_children(module):
+        weights += [weight for weight in one._parameters.values() if weight is not None]
+        if '_active_adapter' in one.__dict__:
+            active = one.__dict__['_active_adapter']
+            scaling = tuple(one.__dict__.get('scaling', {}).items())
+            adapters += ((one.__dict__.get('_disable_adapters'), active if isinstance(active, str) else tuple(active), scaling),)
+    return weights, adapters
 
 
 def owned_weights(module: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:

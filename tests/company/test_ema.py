@@ -20,6 +20,7 @@ def step(model):
     torch.optim.SGD(model.parameters(), lr=0.1).step()
 
 
+@torch.no_grad()  # as one samples, so that conditions are remembered
 def check(averaged, update, fresh):
     """What was prepared, or remembered from texts, before an update of the average is used no more after it."""
     x = inputs()
@@ -104,6 +105,7 @@ WRITES = {
 }  # fmt: skip
 
 
+@torch.no_grad()
 @pytest.mark.parametrize('write', WRITES.values(), ids=WRITES)
 @kinds
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)

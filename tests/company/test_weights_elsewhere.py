@@ -26,9 +26,12 @@ def calls(model, x):
 
 
 def check(model, changed, tolerance):
+    """The changed model computes what the model does, where gradients are wanted and where conditions are remembered."""
     x = inputs()
-    expected = calls(model, x)
-    torch.testing.assert_close(calls(changed, x), expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
+    for wanted in (True, False, False):
+        with torch.set_grad_enabled(wanted):
+            expected = calls(model, x)
+            torch.testing.assert_close(calls(changed, x), expected, rtol=tolerance, atol=tolerance * float(expected.abs().max()))
 
 
 @kinds
