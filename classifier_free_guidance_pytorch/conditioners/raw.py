@@ -112,8 +112,9 @@ class TextEmbeddingReturner(TokenConditioner):
             nulls = empty.pooled or ()
         else:
             nulls = tuple(pooled.new_zeros(1, 1) for pooled in features.pooled)
-        parts = zip(columns, features.pooled, nulls, strict=True)
-        return TokensAndPooled(dropped.tokens, dropped.masks, tuple(torch.where(*part) for part in parts))
+        parts = zip(columns, features.pooled, nulls, strict=True)  # encodings of tokens alone have pooled features of width 0
+        pooled = tuple(torch.where(keep, feature, null[:, : feature.shape[1] or 1]) for keep, feature, null in parts)
+        return TokensAndPooled(dropped.tokens, dropped.masks, pooled)
 
     def condition(self, features: Tokens) -> BranchCondition:
         tokens, mask = features.concatenated()  # (b, n, d), (b, n)

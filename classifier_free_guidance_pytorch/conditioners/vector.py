@@ -82,10 +82,7 @@ class PooledEmbeddingReturner(PooledReader):
 
     @property
     def place(self) -> Place:
-        if next(self.parameters(), None) is not None:
-            return place_of(self.project, self)
-        anchor: Tensor = self._anchor  # type: ignore[assignment]
-        return Place(anchor.device, anchor.dtype)
+        return place_of(self.project, self)
 
     def condition(self, features: Pooled) -> BranchCondition:
         vector = self.project(features.feature)  # (b, d)

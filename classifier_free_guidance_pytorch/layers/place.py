@@ -74,6 +74,11 @@ def _weights(modules: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, Tensor]]
             for value in one.__dict__.values():
                 if isinstance(value, Tensor):
                     yield one, value
+    for module in modules:  # where there is no weight, a buffer may say where the module was moved
+        for one in with_children(module):
+            for buffer in one._buffers.values():
+                if buffer is not None and not buffer.is_meta:
+                    yield one, buffer
 
 
 def with_children(module: nn.Module) -> list[nn.Module]:

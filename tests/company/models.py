@@ -8,9 +8,9 @@ from classifier_free_guidance_pytorch import classifier_free_guidance_class_deco
 from tests.conditioners.making import noise, randomised
 from tests.tiny_models import TinyEncoder
 
-KINDS = ('film', 'attention', 'concat', 'raw')
+KINDS = ('film', 'attention', 'concat', 'raw', 'pooled')
 NULLS = {'film': ('learned', 'zeros', 'empty'), 'concat': ('learned', 'zeros', 'empty'),
-         'attention': ('learned', 'zeros', 'empty'), 'raw': ('zeros', 'empty')}  # fmt: skip
+         'attention': ('learned', 'zeros', 'empty'), 'raw': ('zeros', 'empty'), 'pooled': ('learned', 'zeros', 'empty')}  # fmt: skip
 SETTINGS = [(kind, null) for kind in KINDS for null in NULLS[kind]]
 TEXTS = ['a small red circle', 'a dog', 'the large blue square above a triangle']
 GUIDED = {'texts': TEXTS, 'cond_scale': 3.0}
@@ -29,6 +29,9 @@ class Net(nn.Module):
         embed, mask = raw_text_cond
         if embed.ndim == 3:
             h = h + (embed * mask.unsqueeze(-1)).sum(dim=1)[:, :1]
+        vector = getattr(raw_text_cond, 'pooled', None)
+        if vector is not None:
+            h = h + vector.sum(dim=1, keepdim=True)
         return self.out(F.silu(h))
 
 
@@ -37,6 +40,8 @@ def arguments(kind='film', encoder=None, **more):
     given = {'type': kind, 'model_types': encoder or [TinyEncoder()], 'hidden_dims': (6,), 'hiddens_channel_first': False}
     if kind == 'attention':
         given |= {'attn_heads': 2, 'attn_dim_head': 4}
+    if kind == 'pooled':
+        given |= {'dim_latent': 6}
     return {f'text_condition_{name}': value for name, value in {**given, **more}.items()}
 
 

@@ -108,7 +108,7 @@ def test_the_projection_has_a_zero_gradient_from_what_it_has_made(kind):
 def test_nothing_is_kept_but_parameters(kind, null):
     """What is neither a parameter nor a persistent buffer is garbage in a model that was made on `meta`."""
     model, x = build(kind, null=null), inputs()
-    assert list(model.buffers()) == []
+    assert not any(buffer.numel() for buffer in model.buffers())
     with torch.device('meta'):
         other = build(kind, null=null)
     other.to_empty(device='cpu').load_state_dict(model.state_dict(), strict=True)
