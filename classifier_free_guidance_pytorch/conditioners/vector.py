@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from classifier_free_guidance_pytorch.conditioners.base import Null, TextEmbeds
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb

@@ -9,8 +9,7 @@ from tests.conditioners.making import noise, randomised
 from tests.tiny_models import TinyEncoder
 
 KINDS = ('film', 'attention', 'concat', 'raw', 'pooled')
-NULLS = {'film': ('learned', 'zeros', 'empty'), 'concat': ('learned', 'zeros', 'empty'),
-         'attention': ('learned', 'zeros', 'empty'), 'raw': ('zeros', 'empty'), 'pooled': ('learned', 'zeros', 'empty')}  # fmt: skip
+NULLS = {kind: ('learned', 'zeros', 'empty') if kind != 'raw' else ('zeros', 'empty') for kind in KINDS}
 SETTINGS = [(kind, null) for kind in KINDS for null in NULLS[kind]]
 TEXTS = ['a small red circle', 'a dog', 'the large blue square above a triangle']
 GUIDED = {'texts': TEXTS, 'cond_scale': 3.0}

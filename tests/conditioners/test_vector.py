@@ -187,7 +187,8 @@ def test_padding_to_one_length():
         unmasked(text_condition_pad_to=0)
 
 
-def test_branches_of_different_lengths_are_not_joined():
+def test_branches_of_different_lengths_are_not_joined(monkeypatch):
+    monkeypatch.setattr('classifier_free_guidance_pytorch.decorator.batched._said', set())  # it is said once per process
     model = unmasked()
     call = {'texts': TEXTS, 'negative_texts': ['grey'], 'cond_scale': 3.0}
     with pytest.warns(UserWarning, match=r'the branches have 7 and 1 tokens, and a network that reads no mask would read'):
