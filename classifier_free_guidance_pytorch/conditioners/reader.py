@@ -129,7 +129,8 @@ class TextReader(Conditioner, Generic[Features]):
         kind = self.watch.device_type if self.watch.device_type != 'meta' else self.place.device.type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         # ordinary tensors, whoever asks for them next
-        key: Hashable = (role, texts, self.watch.generation, autocast)
+        encoders = self.source.look() if role == 'cond' or self.null == 'empty' else 0
+        key: Hashable = (role, texts, self.watch.generation, autocast, encoders)
 
         def ordinary() -> BranchCondition:
             with torch.inference_mode(False), torch.no_grad():  # ordinary tensors, whoever asks for them next

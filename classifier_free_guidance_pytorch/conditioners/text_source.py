@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from ctypes import string_at
 from typing import Any, TypeAlias
 
 import torch
+from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from classifier_free_guidance_pytorch.layers import Place
+from classifier_free_guidance_pytorch.layers.place import weights_of
 from classifier_free_guidance_pytorch.text import (
     Encoder,
     EncoderIdentity,
@@ -26,6 +29,9 @@ Encodings: TypeAlias = tuple[TextEncoding, ...]
 ModelTypes: TypeAlias = str | Encoder | type[Encoder] | Sequence[str | Encoder | type[Encoder]]
 Texts: TypeAlias = tuple[str | None, ...]  # None among them: a sample that has the null condition
 
+# the identity, version and address of a weight, and a value at an offset from there
+_Mark: TypeAlias = tuple[int, int | None, int | None, int, bytes]
+
 
 class TextSource:
     """Turns texts into one `TextEncoding` per encoder.
@@ -40,6 +46,8 @@ class TextSource:
         self.dims_pooled = tuple(encoder.dim_pooled for encoder in encoders)
         self.identities = tuple(map(identity_of, encoders))
         self._memo, self._empty = RecentCache(), RecentCache()
+        self._seen: list[_Mark] = []
+        self._changes = 0
 
     @classmethod
     def build(cls, model_types: Any, model_names: Any, model_kwargs: Any, text_embed_pad_value: float) -> TextSource:
@@ -90,6 +98,7 @@ class TextSource:
         said = tuple('' if text is None else text for text in texts)
         if not remember:
             return self._encode(said, place)
+        self.look()
         return self._memo.get((said, place), lambda: self._encode(said, place))
 
     def encode_empty(self, place: Place) -> Encodings:
@@ -97,7 +106,25 @@ class TextSource:
         return self._empty.get(place, lambda: self._encode(('',), place))
 
     def _encode(self, texts: tuple[str, ...], place: Place) -> Encodings:
-        return tuple(encode_with(encoder, texts, device=place.device, dtype=place.dtype) for encoder in self.encoders)
+        encodings = tuple(encode_with(encoder, texts, device=place.device, dtype=place.dtype) for encoder in self.encoders)
+        self._seen = [_mark(weight) for weight in self._weights()]  # which have just been loaded, moved or read again
+        return encodings
+
+    def look(self) -> int:
+        """Return how often the weights of the encoders were seen to change, as by LoRA; encodings made before are forgotten."""
+        weights = self._weights()
+        if len(weights) != len(self._seen) or not all(map(_is_unchanged, weights, self._seen)):
+            if self._seen:  # else they have just been loaded by somebody else
+                self._memo.clear()
+                self._empty.clear()
+                self._changes += 1
+            self._seen = [_mark(weight) for weight in weights]
+        return self._changes
+
+    def _weights(self) -> list[Tensor]:
+        """Return the weights of the encoders that are loaded."""
+        loaded = [encoder.loaded for encoder in self.encoders if isinstance(encoder, TextEncoder)]
+        return [weight for network in loaded if network is not None for weight in weights_of(network)]
 
     def checked(self, encodings: Sequence[TextEncoding]) -> Encodings:
         """Return encodings that these encoders can have made.
@@ -152,3 +179,21 @@ class TextSource:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TextSource:
         return TextSource(self.encoders)
+
+
+def _mark(weight: Tensor) -> _Mark:
+    """Look at a weight. On the CPU the middle value of a matrix is read too: a write to `.data` counts no version up."""
+    version = None if weight.is_inference() else weight._version
+    readable = weight.is_cpu and type(weight) is nn.Parameter and weight.is_contiguous() and weight.ndim > 1 and weight.numel()
+    if not readable:  # reading a GPU tensor would force a sync
+        return id(weight), version, None, 0, b''
+    start, offset, size = weight.data_ptr(), weight.numel() // 2 * weight.itemsize, weight.itemsize
+    return id(weight), version, start, offset, string_at(start + offset, size)
+
+
+def _is_unchanged(weight: Tensor, mark: _Mark) -> bool:
+    """Whether a weight is as it was; done at every step of a sampling loop, so written for speed."""
+    known, version, start, offset, value = mark
+    if known != id(weight) or (version is not None and weight._version != version):
+        return False
+    return start is None or (weight.data_ptr() == start and string_at(start + offset, len(value)) == value)

@@ -133,6 +133,11 @@ class TextEncoder:
         with self._lock:
             return self._place(None, None).module
 
+    @property
+    def loaded(self) -> nn.Module | None:
+        """The network, if it is loaded."""
+        return None if self._network is None else self._network.module
+
     def encode(self, texts: Sequence[str], *, device: Device | None = None, dtype: torch.dtype | None = None) -> TextEncoding:
         """Return the features of a batch of texts, padded to the longest of them and zero at the padding.
 

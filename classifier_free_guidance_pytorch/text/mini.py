@@ -6,14 +6,14 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.errors import MissingDependencyError
+from classifier_free_guidance_pytorch.errors import MissingDependencyError, warn
 from classifier_free_guidance_pytorch.text.hugging_face import TransformersEncoder
 from classifier_free_guidance_pytorch.text.texts import shorten
 
 _WEIGHTS = Path(__file__).parent / 'mini_weights'
+_MOST_NAMED = 20  # unknown words in one warning
 
 
 @cache
@@ -25,8 +25,8 @@ def _digest_of_weights() -> str:
 class MiniAdapter(TransformersEncoder):
     """The encoder in the package; pooled is the mean of the last hidden state over the real tokens.
 
-    It knows only the few hundred words of the captions it was trained on. It encodes any other text too, and warns once if it
-    does not know most of the words.
+    It knows only the few hundred words of the captions it was trained on. It encodes any other text too, and warns of every word
+    that it does not know, once.
 
     Example:
         >>> encoding = MiniAdapter().encode(['a red circle', 'a small blue square above a green triangle'])
@@ -48,19 +48,29 @@ class MiniAdapter(TransformersEncoder):
                 'reinstall the package, or pass a folder with such a model as model_names'
             )
         super()._read(max_length)
+        self._named: frozenset[str] = frozenset()
         if self.name == self.default_name:
             self.revision = _digest_of_weights()
 
     def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         ids, mask = super()._tokenize(texts)  # (b, n)
-        special = torch.isin(ids, torch.tensor(sorted(set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id})))
-        words = (mask & ~special).sum(dim=1)  # (b,)
-        unknown = (mask & (ids == self.tokenizer.unk_token_id)).sum(dim=1)
-        unfamiliar = (2 * unknown > words).nonzero().flatten().tolist()
-        if unfamiliar:
-            self._warn_once(
-                'vocabulary',
-                f"the encoder 'mini' does not know most words of {shorten(texts[unfamiliar[0]])}: it was trained on captions "
-                "of coloured shapes, so for free text use another, such as 't5' or 'clip'. This warning is given once",
+        unknown = mask & (ids == self.tokenizer.unk_token_id)
+        words = {
+            word: None for row in unknown.any(dim=1).nonzero().flatten().tolist() for word in self._unknown_words(texts[row])
+        }
+        new = [word for word in words if word not in self._named]
+        if new:
+            self._named |= set(new)
+            more = f' and {len(new) - _MOST_NAMED} more' if len(new) > _MOST_NAMED else ''
+            warn(
+                f"the encoder 'mini' does not know {', '.join(shorten(word, 30) for word in new[:_MOST_NAMED])}{more}, and cannot "
+                'tell them apart: it was trained on captions of coloured shapes, so for free text use a different encoder, such as '
+                "'t5' or 'clip'. Every word is named once"
             )
         return ids, mask
+
+    def _unknown_words(self, text: str) -> list[str]:
+        """Return the words of a text, as far as it is read, that have no token."""
+        read = self.tokenizer(text, truncation=True, max_length=self.max_text_len, return_offsets_mapping=True)
+        places = zip(read['input_ids'], read['offset_mapping'], strict=True)
+        return [text[start:stop].lower() for token, (start, stop) in places if token == self.tokenizer.unk_token_id]
