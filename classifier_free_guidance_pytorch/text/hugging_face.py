@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+from copy import copy
 from os import PathLike
 from typing import Any, Literal, TypeAlias
 
@@ -9,11 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classifier_free_guidance_pytorch.errors import ConfigError, checked
+from classifier_free_guidance_pytorch.errors import ConfigError, UsageError, checked
 from classifier_free_guidance_pytorch.text.base import TextEncoder
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
-from classifier_free_guidance_pytorch.text.networks import Device
-from classifier_free_guidance_pytorch.text.transformers_files import cached_revision, read_config, read_tokenizer, read_weights
+from classifier_free_guidance_pytorch.text.networks import Device, SharedNetwork
+from classifier_free_guidance_pytorch.text.transformers_files import (
+    cached_revision,
+    padding_right,
+    read_config,
+    read_tokenizer,
+    read_weights,
+)
 
 Pooling: TypeAlias = Literal['mean', 'cls', 'eos', 'last']
 
@@ -32,11 +40,52 @@ class TransformersEncoder(TextEncoder):
     Padding is on the right, whatever the tokenizer's default: real tokens keep their positions and, in a decoder, never see
     padding. A tokenizer without a padding token pads with its end token; the mask distinguishes the two. Only the encoder of an
     encoder-decoder is used, and only the text tower of a multimodal model.
+
+    Args:
+        name: A model name on the hub, or a local folder; None for the adapter's default.
+        device: Keep the network on this device; None follows the caller.
+        dtype: Run the network in this precision; None follows the caller.
+        max_length: Truncate texts at this many tokens; None for the model's own limit.
+        text_embed_pad_value: What `embed_text(..., return_text_encodings=True)` writes at padding.
+        subfolder: Where the model is in it. A repository of diffusers has the tokenizer of `'text_encoder_2'` in `'tokenizer_2'`.
+        model: A network that is loaded already, also a quantised one or one with adapters. It runs where it is, in its own
+            precision and in eval mode, and is neither moved nor frozen; pickles do not hold it.
+        tokenizer: Its tokenizer; by default that of `name`, or of the place that the network was loaded from.
+
+    Raises:
+        ConfigError: Arguments that exclude each other, or a limit above the model's.
+        MissingDependencyError: The configuration or the tokenizer cannot be read.
     """
 
     pooling: Pooling = 'mean'
-    layer: int = -1
+    layers: tuple[int, ...] = (-1,)
+    template: str | None = None
     normalize_pooled = False
+
+    @checked
+    def __init__(
+        self,
+        name: str | PathLike[str] | None = None,
+        *,
+        device: Device | None = None,
+        dtype: torch.dtype | None = None,
+        max_length: int | None = None,
+        text_embed_pad_value: float | int = 0.0,
+        subfolder: str = '',
+        model: nn.Module | None = None,
+        tokenizer: Any = None,
+    ) -> None:
+        if model is not None and (device is not None or dtype is not None or subfolder):
+            raise ConfigError('model= is loaded and runs where it is, so device=, dtype= and subfolder= must not be given')
+        if model is not None and not hasattr(model, 'config'):
+            raise ConfigError(f'model= is a network of transformers, but got a {type(model).__name__}')
+        if tokenizer is not None and model is None:
+            raise ConfigError('tokenizer= belongs to a network that is loaded already: pass it as model=')
+        self.subfolder = subfolder
+        self._given, self._is_given, self._given_tokenizer = model, model is not None, tokenizer
+        if model is not None and name is None:
+            name = str(getattr(model.config, 'name_or_path', ''))
+        super().__init__(name, device=device, dtype=dtype, max_length=max_length, text_embed_pad_value=text_embed_pad_value)
 
     @property
     def _source(self) -> str:
@@ -44,21 +93,32 @@ class TransformersEncoder(TextEncoder):
         return self.name
 
     def _read(self, max_length: int | None) -> None:
-        adapter = type(self).__name__
-        config = read_config(adapter, self._source)
+        adapter, given = type(self).__name__, self._given
+        config: Any = read_config(adapter, self._source, self.subfolder) if given is None else given.config
         text_config = self._text_config(config)
         depth = text_config.num_hidden_layers
-        if self.layer < -depth:
-            raise ConfigError(f'layer={self.layer} is beyond the {depth} layers of {self.name!r}: -1 to -{depth}')
+        if min(self.layers) < -depth:
+            raise ConfigError(f'layer={min(self.layers)} is beyond the {depth} layers of {self.name!r}: -1 to -{depth}')
         self._model_type = config.model_type
-        self.revision = cached_revision(self._source)
-        self.dim_latent = self.dim_pooled = text_config.hidden_size
-        self.tokenizer = read_tokenizer(adapter, self._source)
+        self.revision = cached_revision(self._source, self.subfolder)
+        self.dim_latent = self.dim_pooled = text_config.hidden_size * len(self.layers)
+        tokenizer, self._given_tokenizer = copy(self._given_tokenizer), None
+        tokenizer = read_tokenizer(adapter, self._source, self.subfolder) if tokenizer is None else tokenizer
+        self.tokenizer = padding_right(self.name, tokenizer)
+        self._before = self._tokens_before_the_text()
         self.max_text_len = self._token_limit(text_config, max_length)
         # SigLIP was trained on texts padded to one length, with attention to the padding.
         self._padded_length = text_config.max_position_embeddings if self._model_type.startswith('siglip') else None
         if self.pooling == 'eos' and self._end_id() not in self.tokenizer('a')['input_ids']:
             raise ConfigError(f"pooling='eos' needs a tokenizer that ends a text, and that of {self.name!r} does not: use 'last'")
+
+    def _tokens_before_the_text(self) -> int:
+        """Return how many tokens the template puts before every text, whatever the text is."""
+        if self.template is None:
+            return 0
+        prefix = self.template.partition('{}')[0]
+        whole, alone = (self.tokenizer(prefix + text)['input_ids'] for text in ('a', ''))
+        return next((i for i, token in enumerate(alone) if whole[i : i + 1] != [token]), len(alone))  # the text begins or joins
 
     def _text_config(self, config: Any) -> Any:
         """Return the part of a configuration that describes the text encoder."""
@@ -77,37 +137,58 @@ class TransformersEncoder(TextEncoder):
         positions = getattr(text_config, 'max_position_embeddings', None)
         if positions and text_config.model_type in _POSITIONS_START_LATE:
             positions -= text_config.pad_token_id + 1
+        positions = positions and positions - self._before
         if max_length is not None and positions and max_length > positions:
             raise ConfigError(f'max_length={max_length} is more than the {positions} tokens that {self.name!r} can read')
-        stated = [limit for limit in (self.tokenizer.model_max_length, positions) if limit and 0 < limit < _ABSURD_LIMIT]
+        stated = [
+            limit for limit in (self.tokenizer.model_max_length - self._before, positions) if limit and 0 < limit < _ABSURD_LIMIT
+        ]
         return max_length or int(min(stated, default=_DEFAULT_LIMIT))
 
     def _settings(self) -> dict[str, Any]:
-        return {'layer': self.layer, 'pooling': self.pooling}
+        layer = self.layers[0] if len(self.layers) == 1 else ','.join(map(str, self.layers))
+        others = {'subfolder': self.subfolder, 'template': self.template}
+        return {'layer': layer, 'pooling': self.pooling, **{name: value for name, value in others.items() if value}}
+
+    def _weights_key(self) -> Hashable:
+        return type(self), self.name, self.subfolder
+
+    def _place(self, device: Device | None, dtype: torch.dtype | None) -> SharedNetwork:
+        if not self._is_given:
+            return super()._place(device, dtype)
+        given: Any = self._given
+        if given is None:
+            raise UsageError(
+                f'this {type(self).__name__} was pickled without the network that was given as model=: build it again'
+            )
+        tower = _tower(given).eval()
+        weight = next(tower.parameters())  # of the embedding; on meta where it is offloaded
+        self._network = SharedNetwork(tower, torch.device('cpu') if weight.is_meta else weight.device, given.dtype)
+        return self._network
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), '_given': None}
 
     def _load(self, dtype: torch.dtype) -> nn.Module:
-        network = read_weights(type(self).__name__, self._source, self._model_type, dtype)
-        for part in ('language_model', 'text_model'):  # of a multimodal model
-            if hasattr(network.config, 'text_config') and isinstance(getattr(network, part, None), nn.Module):
-                network = getattr(network, part)
-        if getattr(network.config, 'is_encoder_decoder', False) and hasattr(network, 'decoder'):
-            network = network.get_encoder()
+        network = _tower(read_weights(type(self).__name__, self._source, self._model_type, dtype, self.subfolder))
         network.config.use_cache = False  # a decoder's keys and values are of no use after one pass
         return network
 
     def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        limit, tokenizer = self.max_text_len, self.tokenizer
+        before, limit, tokenizer = self._before, self._before + self.max_text_len, self.tokenizer
+        if self.template is not None:
+            texts = tuple(self.template.replace('{}', text) for text in texts)
         batch = tokenizer(
             list(texts), padding=True, truncation=True, max_length=limit, return_attention_mask=True, return_tensors='pt'
         )
         ids, mask = batch['input_ids'].long(), batch['attention_mask'].bool()  # (b, n)
-        empty = ~mask.any(dim=1)
+        empty = ~mask[:, before:].any(dim=1)
         if empty.any():
             # Decoders' tokenizers make no token of the empty string; an encoding needs one, and the end of text is the nearest.
-            if ids.shape[1] == 0:
+            if ids.shape[1] == before:
                 ids, mask = F.pad(ids, (0, 1)), F.pad(mask, (0, 1))
-            ids[empty, 0] = tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
-            mask[empty, 0] = True
+            ids[empty, before] = tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+            mask[empty, before] = True
         full = mask.sum(dim=1) >= limit
         self._warn_of_truncated(
             texts, full, lambda text: len(tokenizer(text, truncation=False, verbose=False)['input_ids']) > limit
@@ -122,8 +203,10 @@ class TransformersEncoder(TextEncoder):
         if self._padded_length is None:
             ids, mask = ids[:, :longest], mask[:, :longest]
             attention['attention_mask'] = mask.long()
-        output = network(input_ids=ids, **attention, output_hidden_states=self.layer != -1)
-        tokens = output.last_hidden_state if self.layer == -1 else output.hidden_states[self.layer]  # (b, n, d)
+        output = network(input_ids=ids, **attention, output_hidden_states=self.layers != (-1,))
+        parts = [output.last_hidden_state if layer == -1 else output.hidden_states[layer] for layer in self.layers]
+        tokens, ids, mask = (part[:, self._before :] for part in (torch.cat(parts, dim=-1), ids, mask))  # (b, n, layers * d)
+        longest -= self._before
         pooled = self._pool(tokens, mask, ids)  # (b, d)
         if self.normalize_pooled:
             pooled = F.normalize(pooled, dim=-1)
@@ -151,6 +234,19 @@ class TransformersEncoder(TextEncoder):
         return self.tokenizer.sep_token_id if end is None else end
 
 
+def _tower(network: Any) -> Any:
+    """Return the part of a network that reads text, without heads or what PEFT puts around it; its adapters stay inside."""
+    if hasattr(network, 'get_base_model'):
+        network = network.get_base_model()
+    network = network.base_model
+    for part in ('language_model', 'text_model'):  # of a multimodal model
+        if hasattr(network.config, 'text_config') and isinstance(getattr(network, part, None), nn.Module):
+            network = getattr(network, part)
+    if getattr(network.config, 'is_encoder_decoder', False) and hasattr(network, 'decoder'):
+        network = network.get_encoder()
+    return network
+
+
 class HFTextAdapter(TransformersEncoder):
     """Any text model of transformers: BERT, CLIP, SigLIP, T5, Gemma, Qwen, Llama and so on.
 
@@ -165,6 +261,13 @@ class HFTextAdapter(TransformersEncoder):
         dtype: Run the network in this precision; None follows the caller.
         max_length: Truncate texts at this many tokens; None for the model's own limit.
         text_embed_pad_value: What `embed_text(..., return_text_encodings=True)` writes at padding.
+        subfolder: Where the model is in it. A repository of diffusers has the tokenizer of `'text_encoder_2'` in `'tokenizer_2'`.
+        model: A network that is loaded already, also a quantised one or one with adapters. It runs where it is, in its own
+            precision and in eval mode, and is neither moved nor frozen; pickles do not hold it.
+        tokenizer: Its tokenizer; by default that of `name`, or of the place that the network was loaded from.
+        layers: Several layers, whose features are joined in one token, instead of `layer`.
+        template: What an instructed model reads around a text, with `{}` in its place, as `apply_chat_template` of a tokenizer
+            writes it. The features of what comes before the text are dropped.
 
     Raises:
         ConfigError: An unknown pooling, a layer that the model does not have, or a limit above the model's.
@@ -182,14 +285,30 @@ class HFTextAdapter(TransformersEncoder):
         dtype: torch.dtype | None = None,
         max_length: int | None = None,
         text_embed_pad_value: float | int = 0.0,
+        subfolder: str = '',
+        model: nn.Module | None = None,
+        tokenizer: Any = None,
+        layers: Sequence[int] | None = None,
+        template: str | None = None,
     ) -> None:
-        if name is None:
+        if name is None and model is None:
             raise ConfigError("model_types='hf' has no default model: pass its name or path, model_names='org/model'")
-        if layer >= 0:
-            raise ConfigError(f'layer counts from the end, -1 is the last, but got {layer}')
-        self.pooling = pooling
+        if layers is not None and (layer != -1 or not layers):
+            raise ConfigError(f'layers lists the layers to join, instead of layer=, but got layers={layers!r} and layer={layer}')
         self.layer = layer
-        super().__init__(name, device=device, dtype=dtype, max_length=max_length, text_embed_pad_value=text_embed_pad_value)
+        self.layers = (layer,) if layers is None else tuple(layers)
+        if max(self.layers) >= 0:
+            raise ConfigError(f'layer counts from the end, -1 is the last, but got {max(self.layers)}')
+        if template is not None and template.count('{}') != 1:
+            raise ConfigError(f"template has one {{}}, where the text goes, as in 'Describe: {{}}', but got {template!r}")
+        if template is not None and pooling == 'cls':
+            raise ConfigError("pooling='cls' is the first token, which belongs to the template and is dropped: choose another")
+        self.pooling = pooling
+        self.template = template
+        super().__init__(
+            name, subfolder=subfolder, model=model, tokenizer=tokenizer, device=device, dtype=dtype, max_length=max_length,
+            text_embed_pad_value=text_embed_pad_value,
+        )  # fmt: skip
 
 
 class BGEAdapter(TransformersEncoder):

@@ -55,17 +55,16 @@ class MiniAdapter(TransformersEncoder):
     def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         ids, mask = super()._tokenize(texts)  # (b, n)
         unknown = mask & (ids == self.tokenizer.unk_token_id)
-        words = {
-            word: None for row in unknown.any(dim=1).nonzero().flatten().tolist() for word in self._unknown_words(texts[row])
-        }
+        rows = unknown.any(dim=1).nonzero().flatten().tolist()
+        words = dict.fromkeys(word for row in rows for word in self._unknown_words(texts[row]))
         new = [word for word in words if word not in self._named]
         if new:
             self._named |= set(new)
+            named = ', '.join(shorten(word, 30) for word in new[:_MOST_NAMED])
             more = f' and {len(new) - _MOST_NAMED} more' if len(new) > _MOST_NAMED else ''
             warn(
-                f"the encoder 'mini' does not know {', '.join(shorten(word, 30) for word in new[:_MOST_NAMED])}{more}, and cannot "
-                'tell them apart: it was trained on captions of coloured shapes, so for free text use a different encoder, such as '
-                "'t5' or 'clip'. Every word is named once"
+                f"the encoder 'mini' does not know {named}{more}, and cannot tell them apart: it was trained on captions of "
+                "coloured shapes, so for free text use a different encoder, such as 't5' or 'clip'. Every word is named once"
             )
         return ids, mask
 

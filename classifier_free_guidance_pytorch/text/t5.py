@@ -33,4 +33,4 @@ class T5Adapter(TransformersEncoder):
         return max_length or 256  # relative positions set no limit; 256 tokens are what 0.7.1 and Imagen use
 
     def _settings(self) -> dict[str, Any]:
-        return {}  # there is one pooling and one layer, and stored encodings do not state them
+        return {'subfolder': self.subfolder} if self.subfolder else {}  # one pooling and one layer, which stores do not state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -23,33 +23,34 @@ _TOWERS = {
 _SAVED_ALONE = '_text_model'  # how the type of a tower ends that was saved alone, such as 'clip_text_model'
 
 
-def read_config(adapter: str, name: str) -> Any:
+def read_config(adapter: str, name: str, subfolder: str = '') -> Any:
     """Return the configuration of a model; `adapter` is the class that needs it, for the error."""
     import transformers
 
     def read(local: bool) -> Any:
-        values, _ = transformers.PretrainedConfig.get_config_dict(name, local_files_only=local)
+        values, _ = transformers.PretrainedConfig.get_config_dict(name, local_files_only=local, subfolder=subfolder)
         tower, saved_alone, _ = values.get('model_type', '').partition(_SAVED_ALONE)
         # transformers 4's AutoConfig does not know towers that were saved alone.
         class_name = f'{_TOWERS[tower]}Config' if saved_alone and tower in _TOWERS else 'AutoConfig'
-        return getattr(transformers, class_name).from_pretrained(name, local_files_only=local, trust_remote_code=False)
+        options: Any = {'local_files_only': local, 'trust_remote_code': False, 'subfolder': subfolder}
+        return getattr(transformers, class_name).from_pretrained(name, **options)
 
     return read_model_files(adapter, name, read)
 
 
-def cached_revision(name: str) -> str | None:
+def cached_revision(name: str, subfolder: str = '') -> str | None:
     """Return the commit of a model's files in the cache of the hub; None for a local folder."""
     from huggingface_hub import try_to_load_from_cache
 
-    path = None if looks_local(name) else try_to_load_from_cache(name, 'config.json')
-    return Path(path).parent.name if isinstance(path, str) else None
+    file = PurePosixPath(subfolder, 'config.json')
+    path = None if not name or looks_local(name) else try_to_load_from_cache(name, str(file))
+    return Path(path).parents[len(file.parts) - 1].name if isinstance(path, str) else None
 
 
-def read_tokenizer(adapter: str, name: str) -> Any:
-    """Return the tokenizer of a model, set to pad on the right: real tokens keep their positions in every batch.
+def read_tokenizer(adapter: str, name: str, subfolder: str = '') -> Any:
+    """Return the tokenizer of a model; diffusers keeps that of `text_encoder_2` in `tokenizer_2`.
 
     Raises:
-        ConfigError: The tokenizer has no token to pad with.
         MissingDependencyError: The tokenizer cannot be read.
     """
     from transformers import AutoTokenizer
@@ -57,9 +58,18 @@ def read_tokenizer(adapter: str, name: str) -> Any:
     repair_torchvision()  # AutoTokenizer imports model modules, and those import torchvision
 
     def read(local: bool) -> Any:
-        return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False)
+        folder = subfolder.replace('text_encoder', 'tokenizer')
+        return AutoTokenizer.from_pretrained(name, local_files_only=local, trust_remote_code=False, subfolder=folder)
 
-    tokenizer = read_model_files(adapter, name, read)
+    return read_model_files(adapter, name, read)
+
+
+def padding_right(name: str, tokenizer: Any) -> Any:
+    """Return a tokenizer, set to pad on the right: real tokens keep their positions in every batch.
+
+    Raises:
+        ConfigError: It has no token to pad with.
+    """
     tokenizer.padding_side = tokenizer.truncation_side = 'right'
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
@@ -68,7 +78,7 @@ def read_tokenizer(adapter: str, name: str) -> Any:
     return tokenizer
 
 
-def read_weights(adapter: str, name: str, model_type: str, dtype: torch.dtype) -> Any:
+def read_weights(adapter: str, name: str, model_type: str, dtype: torch.dtype, subfolder: str = '') -> Any:
     """Return the network with its weights.
 
     Args:
@@ -76,6 +86,7 @@ def read_weights(adapter: str, name: str, model_type: str, dtype: torch.dtype) -
         name: A model name on the hub, or a local folder.
         model_type: The type that the configuration states.
         dtype: The precision, always explicit: by default transformers 4 takes float32, and 5 takes the checkpoint's.
+        subfolder: Where the model is in it.
 
     Raises:
         MissingDependencyError: The weights cannot be read.
@@ -86,7 +97,7 @@ def read_weights(adapter: str, name: str, model_type: str, dtype: torch.dtype) -
 
     version = tuple(int(part) for part in transformers.__version__.split('.')[:2])
     dtype_keyword = 'dtype' if version >= (4, 56) else 'torch_dtype'
-    options = {dtype_keyword: dtype, 'output_loading_info': True, 'trust_remote_code': False}
+    options = {dtype_keyword: dtype, 'output_loading_info': True, 'trust_remote_code': False, 'subfolder': subfolder}
     class_name = f'{_TOWERS.get(model_type.removesuffix(_SAVED_ALONE), "Auto")}Model'
     cls = getattr(transformers, class_name)
     network, report = read_model_files(adapter, name, lambda local: cls.from_pretrained(name, local_files_only=local, **options))
