@@ -31,7 +31,10 @@ HEAVY = (
 def loaded_by(statement: str) -> set[str]:
     """The names of the modules in a fresh process that has run nothing but this statement."""
     code = f'import sys\n{statement}\nprint(*sys.modules, sep="\\n")'
-    environment = {**os.environ, 'PYTHONPATH': str(Path(package.__file__).parents[1])}
+    environment = {
+        **os.environ,
+        'PYTHONPATH': os.pathsep.join([str(Path(package.__file__).parents[1]), str(Path(package.__file__).parents[1] / 'demo')]),
+    }
     run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=environment, check=True)
     return set(run.stdout.split())
 
@@ -50,7 +53,8 @@ def too_much(loaded: set[str], loaded_by_torch: set[str]) -> set[str]:
 
 def test_the_names_at_the_root():
     assert set(package.__all__) == NAMES
-    others = {name for name in vars(package) if not name.startswith('_')} - NAMES
+    tools = {'Any', 'TYPE_CHECKING', 'annotations', 'importlib'}
+    others = {name for name in vars(package) if not name.startswith('_')} - NAMES - tools
     # submodules become attributes when anything imports them
     assert [name for name in others if getattr(package, name) is not sys.modules.get(f'{package.__name__}.{name}')] == []
     assert inspect.ismodule(package.guidance)
@@ -75,13 +79,41 @@ def test_the_version_is_that_of_the_installed_distribution():
     assert package.__version__ == version('classifier-free-guidance-pytorch')
 
 
-def test_importing_the_package_loads_nothing_heavy(loaded_by_torch):
-    loaded = loaded_by('import classifier_free_guidance_pytorch')
+EVERYTHING = 'from classifier_free_guidance_pytorch import *'
+
+
+def test_importing_the_package_does_not_load_torch():
+    loaded = loaded_by('import classifier_free_guidance_pytorch, classifier_free_guidance_pytorch.errors')
+    assert 'torch' not in loaded
+
+
+def test_its_names_load_nothing_heavier_than_torch(loaded_by_torch):
+    loaded = loaded_by(EVERYTHING)
     assert 'classifier_free_guidance_pytorch.text.t5' in loaded
     assert too_much(loaded, loaded_by_torch) == set()
 
 
 @pytest.mark.parametrize('heavy', ['torch._dynamo', 'matplotlib', 'safetensors'])
 def test_a_heavy_import_would_be_noticed(loaded_by_torch, heavy):
-    loaded = loaded_by(f'import {heavy}, classifier_free_guidance_pytorch')
-    assert heavy in too_much(loaded, loaded_by_torch)
+    assert heavy in too_much(loaded_by(f'import {heavy}; {EVERYTHING}'), loaded_by_torch)
+
+
+def test_submodules_are_attributes_and_nothing_else_is():
+    loaded_by('import classifier_free_guidance_pytorch as cfg; cfg.errors.ConfigError, cfg.perturb.skip_layers, cfg.corpus')
+    with pytest.raises(AttributeError, match="module 'classifier_free_guidance_pytorch' has no attribute 'nothing'"):
+        package.nothing
+    assert set(dir(package)) >= NAMES
+
+
+@pytest.mark.parametrize('command', ['cfg-embed', 'cfg-demo'])
+def test_a_command_prints_its_help_and_version_without_torch(command):
+    module = {'cfg-embed': 'classifier_free_guidance_pytorch.corpus.command', 'cfg-demo': 'cfg_demo.cli'}[command]
+    for option in ('--help', '--version'):
+        statement = f"""
+import contextlib, io
+from {module} import main
+said = io.StringIO()
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(said):
+    main(['{option}'])
+assert said.getvalue().startswith(('usage: {command}', '{command} 1.')), said.getvalue()"""
+        assert loaded_by(statement) & {'torch', 'numpy', 'transformers', 'diffusers'} == set()

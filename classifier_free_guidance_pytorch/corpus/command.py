@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from classifier_free_guidance_pytorch import __version__
 from classifier_free_guidance_pytorch.errors import CFGError
 
 DESCRIPTION = """\
@@ -78,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     machines.add_argument('--ray-address', metavar='ADDRESS', help='a running cluster (default: RAY_ADDRESS, or start one here)')
     machines.add_argument('--workers', type=int, metavar='N', help='processes of Ray (default: one per GPU)')
     parser.add_argument('--quiet', action='store_true', help='no progress bar, no messages but errors')
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     return parser
 
 
@@ -96,7 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
     from classifier_free_guidance_pytorch.corpus.encode.embedder import TextEmbedder
     from classifier_free_guidance_pytorch.corpus.run import embed_corpus
 
-    if arguments.quiet:
+    if arguments.quiet or not sys.stderr.isatty():
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # of reading weights

@@ -1,49 +1,60 @@
 """The console script `cfg-demo`: one subcommand per demo.
 
-A demo is a module with `HELP`, `EPILOG`, `add_arguments(parser)` and `run(arguments)`; adding its name to `DEMOS` is all it
-takes. The module is imported whenever the script runs, so it must be light: heavy imports belong inside `run`.
+A demo is a module with `EPILOG`, `add_arguments(parser)` and `run(arguments)`; a line in `DEMOS` is all it takes. Only the demo
+that is asked for is imported, and it must be light, so that `--help` answers at once: heavy imports belong inside `run`.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import import_module
 
+from cfg_demo import __version__
+from cfg_demo.progress import be_quiet
 from classifier_free_guidance_pytorch.errors import CFGError
 
 DEMOS = {
-    'points': 'cfg_demo.points.command',
-    'image': 'cfg_demo.image.command',
-    'train': 'cfg_demo.image.train_command',
-    'page': 'cfg_demo.image.page_command',
-    'train-on': 'cfg_demo.image.train_on_command',
-    'sample': 'cfg_demo.image.sample_command',
-    'evaluate': 'cfg_demo.image.evaluate_command',
-    'classifier-guidance': 'cfg_demo.image.classifier_command',
-    'train-mini': 'cfg_demo.mini.command',
+    'image': ('image.command', 'draw a text at several guidance scales with the model that comes along'),
+    'points': (
+        'points.command',
+        'train on points of the plane and count what cond_scale does (a minute and a half on two CPU cores)',
+    ),
+    'train': ('image.train_command', 'train a small text-to-image model from scratch in about three minutes'),
+    'page': ('image.page_command', 'play with prompts, scales and rules in the browser'),
+    'train-on': ('image.train_on_command', 'train a model on the drawn world or on captioned pictures of your own'),
+    'sample': ('image.sample_command', 'draw many prompts with a trained model at one scale'),
+    'evaluate': ('image.evaluate_command', 'adherence, diversity and fidelity of a model for every rule and scale'),
+    'classifier-guidance': ('image.classifier_command', "a classifier's gradient beside classifier-free guidance"),
+    'train-mini': ('mini.command', "train the library's embedded encoder"),
 }
 
 DESCRIPTION = 'Classifier-free guidance, shown: each demo trains or loads a small text-conditioned model and samples it.'
+EPILOG = """\
+cfg-demo DEMO --help lists the options of a demo. In all of them --steps are sampling steps, and --train-steps training steps.
+Progress bars are shown in a terminal only."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of `cfg-demo` with every demo as a subcommand."""
-    parser = argparse.ArgumentParser(
-        prog='cfg-demo', description=DESCRIPTION, epilog='cfg-demo DEMO --help lists the options of a demo.'
-    )
+def build_parser(demos: Collection[str] = tuple(DEMOS)) -> argparse.ArgumentParser:
+    """Return the parser of `cfg-demo`.
+
+    Args:
+        demos: Whose options it knows. Every demo is a subcommand; the others are listed, and not imported.
+    """
+    layout = {'formatter_class': argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(prog='cfg-demo', description=DESCRIPTION, epilog=EPILOG, **layout)  # type: ignore[arg-type]
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     subcommands = parser.add_subparsers(title='demos', metavar='DEMO', required=True)
-    for name, path in DEMOS.items():
-        demo = import_module(path)
-        subparser = subcommands.add_parser(
-            name,
-            help=demo.HELP,
-            description=demo.__doc__,
-            epilog=demo.EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+    for name, (path, line) in DEMOS.items():
+        if name not in demos:
+            subcommands.add_parser(name, help=line)
+            continue
+        demo = import_module(f'cfg_demo.{path}')
+        subparser = subcommands.add_parser(name, help=line, description=demo.__doc__, epilog=demo.EPILOG, **layout)
         demo.add_arguments(subparser)
+        subparser.add_argument('--quiet', action='store_true', help='no progress bars')
         subparser.set_defaults(run=demo.run)
     return parser
 
@@ -52,12 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a demo.
 
     Args:
-        arguments: the command line without the program's name; that of the process by default.
+        arguments: The command line without the program's name; that of the process by default.
 
     Returns:
         The exit code: 0, 2 for a user error, 130 when interrupted.
     """
-    parsed = build_parser().parse_args(arguments)
+    line = sys.argv[1:] if arguments is None else list(arguments)
+    asked = [word for word in line if not word.startswith('-')][:1]
+    parsed = build_parser(asked).parse_args(line)
+    be_quiet(parsed.quiet)
+    if parsed.quiet or not sys.stderr.isatty():
+        os.environ.setdefault('HF_HUB_DISABLE_PROGRESS_BARS', '1')  # of transformers too, read when it is imported
     try:
         parsed.run(parsed)
     except CFGError as error:

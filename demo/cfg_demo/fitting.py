@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from cfg_demo.muon import muon_and_adam
+from cfg_demo.progress import progress_bar
 
 
 def fit(model: nn.Module, loss: Callable[[], Tensor], steps: int, *, lr: float | None = 2e-3) -> None:
@@ -31,7 +31,7 @@ def fit(model: nn.Module, loss: Callable[[], Tensor], steps: int, *, lr: float |
     optimizers = [adam] if adam else muon_and_adam(model)
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, share) for optimizer in optimizers]
     model.train()
-    for _ in (bar := tqdm(range(steps), desc='train', unit='step')):
+    for _ in (bar := progress_bar(range(steps), desc='train', unit='step')):
         value = loss()
         value.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
+
+if TYPE_CHECKING:
+    import torch
 
 
 def writable(folder: Path) -> Path:
@@ -28,6 +30,15 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def unused(path: Path) -> Path:
+    """Return the path of a file that is not there yet: `image.png`, or else `image-2.png`, `image-3.png`, ..."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_stem(f'{path.stem}-{number}')
+    return free
+
+
 def needs(library: str, why: str) -> None:
     """Refuse to go on without a library.
 
@@ -44,6 +55,8 @@ def check_device(name: str) -> torch.device:
     Raises:
         ConfigError: an unknown name, or a device that is not there.
     """
+    import torch  # here, so that --help does without it
+
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -64,4 +77,6 @@ def use_threads(count: int | None) -> None:
     if count is not None:
         if count < 1:
             raise ConfigError(f'threads counts from 1, but got {count}')
+        import torch
+
         torch.set_num_threads(count)

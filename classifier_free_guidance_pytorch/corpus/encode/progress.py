@@ -12,12 +12,13 @@ def progress_bar(what: str, total: int | None, quiet: bool, done: int = 0) -> An
     Args:
         what: The title.
         total: The number of captions; None where it is unknown.
-        quiet: Show nothing.
+        quiet: Show nothing; else a bar is shown in a terminal only.
         done: How many of them were done before; they count neither for the speed nor for the time left.
     """
     from tqdm import tqdm
 
-    return tqdm(desc=what, total=total, initial=done, unit=' captions', disable=quiet, smoothing=0.05, dynamic_ncols=True)
+    off = quiet or None  # None: shown in a terminal only
+    return tqdm(desc=what, total=total, initial=done, unit=' captions', disable=off, smoothing=0.05, dynamic_ncols=True)
 
 
 class SharedBar:

@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from cfg_demo.image.checkpoint import load_weights, read, write
 from cfg_demo.image.diffusion import Diffusion
 from cfg_demo.image.settings import autocast
 from cfg_demo.image.unet import Block, wave_features
 from cfg_demo.muon import muon_and_adam
+from cfg_demo.progress import progress_bar
 from cfg_demo.shapes import Layout, ShapesDataset
 from cfg_demo.shapes.words import COLOURS, SHAPES
 from classifier_free_guidance_pytorch.errors import ConfigError
@@ -83,7 +83,7 @@ def train(steps: int, seed: int, size: int, batch: int = 32) -> NoisyClassifier:
     generator, diffusion = torch.Generator().manual_seed(seed), Diffusion('flow')
     classifier, dataset = NoisyClassifier(), ShapesDataset(size=size, seed=seed, length=steps * batch, kinds=('single', 'count'))
     optimizers = muon_and_adam(classifier)
-    for step in (bar := tqdm(range(steps), desc='train the classifier', unit='step')):
+    for step in (bar := progress_bar(range(steps), desc='train the classifier', unit='step')):
         samples = dataset.__getitems__(range(step * batch, (step + 1) * batch))
         images, labels = torch.stack([s.image for s in samples]) * 2 - 1, torch.tensor([labels_of(s.layout) for s in samples])
         times = diffusion.draw_times(batch, generator)
@@ -151,7 +151,7 @@ def sample(predict: Predict, noise: Tensor, steps: int, title: str) -> Tensor:
     x, diffusion = noise, Diffusion('flow')
     scheduler = diffusion.scheduler('euler')
     scheduler.set_timesteps(steps)
-    for timestep in tqdm(scheduler.timesteps, desc=title, unit='step'):
+    for timestep in progress_bar(scheduler.timesteps, desc=title, unit='step'):
         with autocast(x.device):
             velocity = predict(x, x.new_full((len(x),), min(diffusion.network_time(timestep), NOISIEST)))
         x = scheduler.step(velocity.float(), timestep, x).prev_sample

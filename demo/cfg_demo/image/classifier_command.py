@@ -14,16 +14,14 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from cfg_demo.folders import needs, use_threads, writable
-from cfg_demo.shapes import HELD_OUT, Scene, Thing, Verdict, check_all, phrase
-from cfg_demo.shapes.words import COLOURS, SHAPES
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from cfg_demo.image.classifier import NoisyClassifier, Predict
+    from cfg_demo.shapes import Verdict
 
-HELP = "a classifier's gradient beside classifier-free guidance, from the same noise"
 EPILOG = """\
 Writes the picture and a table; --classifier is read, or trained and written.
 
@@ -58,6 +56,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     from cfg_demo.image.checkpoint import load_model
     from cfg_demo.image.classifier import load_or_train, sample
     from cfg_demo.image.drawing import SHIPPED
+    from cfg_demo.shapes import check_all
 
     use_threads(arguments.threads)
     for path in (arguments.classifier, arguments.out):
@@ -83,6 +82,9 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
 def asked(count: int) -> tuple[list[str], Tensor]:
     """Texts of one thing each, of pairs seen in training, no pair twice before all were there; and their labels `(count, 3)`."""
     import torch
+
+    from cfg_demo.shapes import HELD_OUT, Scene, Thing, phrase
+    from cfg_demo.shapes.words import COLOURS, SHAPES
 
     colours, shapes = list(COLOURS), list(SHAPES)
     pairs = [pair for pair in product(colours, shapes) if pair not in HELD_OUT]

@@ -7,16 +7,17 @@ insist. The model knows captions of one to three coloured shapes and nothing els
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cfg_demo.folders import needs, use_threads, writable
+from cfg_demo.folders import needs, unused, use_threads, writable
 
 if TYPE_CHECKING:
     from cfg_demo.image.drawing import Drawing
 
-HELP = 'draw a text at several guidance scales with the model that comes along'
 PROMPT = 'a green triangle left of a red circle'
 EPILOG = """\
 examples:
@@ -76,10 +77,30 @@ def run(arguments: argparse.Namespace) -> None:
     )
     folder = writable(arguments.out)
     use_threads(arguments.threads)
+    warn_of_other_worlds(arguments)
     model, settings = load_model(arguments.model, arguments.device) if arguments.model else load_shipped(arguments.device)
     drawing = draw(model, settings, request)
-    save_grid(folder / 'image.png', drawing)
-    print(f'\n{as_table(drawing)}\n\nPicture: {folder / "image.png"}')
+    picture = unused(folder / 'image.png')
+    save_grid(picture, drawing)
+    print(f'\n{as_table(drawing)}\n\nPicture: {picture}')
+
+
+def warn_of_other_worlds(arguments: argparse.Namespace) -> None:
+    """Say, before anything is drawn, which texts the model that ships cannot know; a model of the user's own may know them."""
+    from cfg_demo.shapes import vocabulary
+
+    if arguments.model:
+        return
+    known = set(vocabulary())
+    for text in filter(None, (arguments.prompt, arguments.negative)):
+        unknown = [word for word in re.findall(r"[\w'-]+", text.lower()) if word not in known]
+        if unknown:
+            words = ', '.join(map(repr, unknown))
+            print(
+                f'cfg-demo: warning: the model does not know {words} of {text!r}, and draws what it makes of the rest: it knows '
+                'captions of one to three coloured shapes (cfg-demo image --help lists the words)',
+                file=sys.stderr,
+            )
 
 
 def as_table(drawing: Drawing) -> str:

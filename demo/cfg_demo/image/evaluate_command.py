@@ -14,9 +14,9 @@ from typing import Any
 
 from cfg_demo.folders import needs, use_threads, writable
 from cfg_demo.image.command import RULES
+from cfg_demo.image.settings import KINDS
 from classifier_free_guidance_pytorch.errors import ConfigError
 
-HELP = 'adherence, diversity and fidelity of a model for every rule and scale'
 EPILOG = """\
 Writes to --out: scores.md, tradeoff.png, and scores.json, from which an interrupted evaluation goes on.
 
@@ -26,7 +26,6 @@ examples:
 """
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 OTHER_SCALES = (3.0, 8.0)  # of every rule but plain classifier-free guidance
-KINDS = ('single', 'relation', 'count', 'list')  # the keys of `scores.PROMPTS`
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from cfg_demo.image.captions import checked_captions, few
 from cfg_demo.image.picture import Captioned, to_tensor
+from cfg_demo.progress import progress_bar
 from classifier_free_guidance_pytorch.corpus.read.formats import FORMATS, choose_column
 from classifier_free_guidance_pytorch.corpus.read.sources import caption_of
 from classifier_free_guidance_pytorch.errors import ConfigError
@@ -182,7 +182,7 @@ def _check_readable(files: Sequence[Path], folder: Path) -> None:
 
     unreadable = []
     distinct = list(dict.fromkeys(files))
-    for file in tqdm(distinct, desc='check images', unit='image', delay=2, leave=False):
+    for file in progress_bar(distinct, desc='check images', unit='image', delay=2, leave=False):
         try:
             with Image.open(file):
                 pass

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from cfg_demo.folders import needs, use_threads
 
-HELP = 'play with prompts, scales and rules in the browser'
 EPILOG = """\
 examples:
   cfg-demo page

@@ -21,7 +21,6 @@ from classifier_free_guidance_pytorch.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-HELP = 'draw many prompts with a trained model at one scale'
 EPILOG = """\
 Writes to --out: grid.png, and every picture in its own size as 0000.png, 0001.png, ...
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cfg_demo.image.diffusion import Diffusion
 from cfg_demo.image.rules import Guided
 from cfg_demo.image.settings import autocast
+from cfg_demo.progress import progress_bar
 from classifier_free_guidance_pytorch import guidance
 
 
@@ -56,7 +56,7 @@ def sample(
     prepared = model.prepare(list(texts), None if negative is None else [negative] * len(texts))
     state = how.rule.init_state()
     ancestral = {'generator': generators} if sampler == 'ddpm' else {}  # the only sampler that draws noise on its way
-    for number, timestep in enumerate(tqdm(scheduler.timesteps, desc=title, unit='step', disable=not progress)):
+    for number, timestep in enumerate(progress_bar(scheduler.timesteps, desc=title, unit='step', show=progress)):
         time = diffusion.network_time(timestep)
         sigma, alpha = diffusion.levels(time)
         done = number / steps

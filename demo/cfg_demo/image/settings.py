@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from cfg_demo.folders import check_device
-from cfg_demo.shapes.layout import check_zoom
 from classifier_free_guidance_pytorch.errors import ConfigError
 
+if TYPE_CHECKING:
+    import torch
+
+KINDS = ('single', 'relation', 'count', 'list')  # of drawn scenes, as in cfg_demo.shapes, which loads torch
 CONDITIONS = ('film', 'attention', 'concat')
 NETWORKS = ('unet', 'transformer')
 NETWORK_SIZES = ('tiny', 'mini', 'small', 'base')
@@ -59,6 +60,8 @@ class ModelSettings:
         one_of('condition', self.condition, CONDITIONS)
         one_of('null', self.null, NULLS)
         one_of('prediction', self.prediction, PREDICTIONS)
+        from cfg_demo.shapes.layout import check_zoom  # loads torch
+
         check_zoom(self.zoom)
         if self.image_size < 16 or self.image_size % 8:
             raise ConfigError(f'image_size is a multiple of 8 from 16 on, but got {self.image_size}')
@@ -129,11 +132,15 @@ class TrainSettings:
 
     def autocast(self) -> torch.autocast:
         """The context that a forward pass trains in."""
+        import torch  # here, so that --help does without it
+
         return autocast(torch.device(self.device), self.precision)
 
 
 def autocast(device: torch.device, precision: str = 'auto') -> torch.autocast:
     """The context of a forward pass in a precision, one of `PRECISIONS`."""
+    import torch
+
     name = precision
     if name == 'auto':
         name = 'bfloat16' if multiplies_bfloat16(device.type) else 'float32'
@@ -142,6 +149,8 @@ def autocast(device: torch.device, precision: str = 'auto') -> torch.autocast:
 
 def multiplies_bfloat16(device_type: str) -> bool:
     """Whether a device multiplies matrices of bfloat16 in hardware, several times faster than float32."""
+    import torch
+
     if device_type == 'cuda':
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities: Any = getattr(torch.cpu, 'get_capabilities', dict)  # newer than the oldest torch this library supports

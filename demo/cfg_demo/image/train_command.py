@@ -23,7 +23,6 @@ from classifier_free_guidance_pytorch.errors import ConfigError
 if TYPE_CHECKING:
     from cfg_demo.image.training import Trainer
 
-HELP = 'train a small text-to-image model from scratch in about three minutes'
 PROMPT = 'a large red diamond in the center on a dark background'  # a pair of colour and shape never seen in training
 IMAGE_SIZE, ZOOM, TOLD = 16, 1.5, 1.0
 EPILOG = """\

@@ -18,6 +18,7 @@ from cfg_demo.folders import needs, use_threads, writable
 from cfg_demo.image.settings import (
     CONDITIONS,
     DROPOUTS,
+    KINDS,
     MODEL_FILE,
     NETWORK_SIZES,
     NETWORKS,
@@ -29,13 +30,11 @@ from cfg_demo.image.settings import (
     ModelSettings,
     TrainSettings,
 )
-from cfg_demo.shapes import KINDS
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 if TYPE_CHECKING:
     from cfg_demo.image.training import Trainer, Watcher
 
-HELP = 'train a text-to-image model on the drawn world or on captioned pictures of your own'
 EPILOG = """\
 Writes to --out: model.safetensors, training.safetensors (to resume), samples.png, curve.png.
 
@@ -129,7 +128,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument('--caption-column', metavar='NAME', help='of a table or a dataset')
     data.add_argument('--image-column', metavar='NAME', help='of a table or a dataset')
-    data.add_argument('--kinds', nargs='+', choices=tuple(KINDS), help='of the drawn scenes; twice is more often (default: all)')
+    data.add_argument('--kinds', nargs='+', choices=KINDS, help='of the drawn scenes; twice is more often (default: all)')
     data.add_argument(
         '--told', type=float, metavar='P', help='how often a drawn caption tells a place, a background; at 1 all (default: 0.4)'
     )

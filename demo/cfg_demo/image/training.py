@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 from cfg_demo.image import checkpoint
 from cfg_demo.image.diffusion import Diffusion
@@ -27,6 +26,7 @@ from cfg_demo.image.settings import (
     TrainSettings,
 )
 from cfg_demo.muon import muon_and_adam
+from cfg_demo.progress import progress_bar
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 Watcher = Callable[['Trainer', float], None]
@@ -155,7 +155,7 @@ def train(
         progress: show a progress bar.
     """
     smooth = math.nan
-    with tqdm(total=trainer.settings.steps, initial=trainer.step, desc='train', unit='step', disable=not progress) as bar:
+    with progress_bar(total=trainer.settings.steps, initial=trainer.step, desc='train', unit='step', show=progress) as bar:
         for images, captions in loader:
             loss = trainer.learn(images, captions)
             smooth = loss if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from cfg_demo.folders import writable
 
-HELP = "train the library's embedded encoder"
 EPILOG = """\
 Writes to --out: mini_weights/ (transformers format, half precision, with its tokenizer and a README that states its
 scores), image_tower.safetensors, and checkpoint.pt. An interrupted run goes on with --resume, to the same weights.
@@ -41,11 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, float]:
     """Train, measure and export; return the scores."""
-    from tqdm import tqdm
-
     from cfg_demo.mini import training
     from cfg_demo.mini.export import export
     from cfg_demo.mini.towers import IMAGE_WEIGHTS, TEXT_WEIGHTS
+    from cfg_demo.progress import progress_bar
 
     steps, batch, seed = arguments.train_steps, arguments.batch_size, arguments.seed
     settings = {'steps': steps, 'batch': batch, 'seed': seed, 'lr': arguments.learning_rate}
@@ -53,7 +51,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     trained = training.build(seed, arguments.learning_rate, arguments.device)
     if arguments.resume:
         training.load_checkpoint(trained, out / 'checkpoint.pt', settings)
-    with tqdm(total=steps, initial=trained.step, desc='mini', mininterval=2) as bar:
+    with progress_bar(total=steps, initial=trained.step, desc='mini', mininterval=2) as bar:
         while trained.step < steps:
             loss, right = training.train_step(trained, steps, batch, seed)
             bar.set_postfix(loss=f'{loss:.3f}', right=f'{right:.0%}')

@@ -9,14 +9,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from cfg_demo.folders import needs, writable
+from cfg_demo.folders import needs, unused, writable
 from cfg_demo.points.settings import CONDITIONS, RULES, Settings
 
-HELP = 'train on text-described point clouds and show what cond_scale does (about a minute and a half on two CPU cores)'
 EPILOG = """\
-Writes points.png (prompts against guidance scales) and points.json (all numbers) to --out.
+Writes points.png (prompts against guidance scales) and points.json (all numbers) to --out; a second run writes points-2.png.
 The scale follows guided = null + cond_scale * (cond - null): 1 is off, 0 ignores the text.
 Scales above 1 act in the second half of sampling only; --interval 0 1 makes them act always.
 
@@ -37,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text.add_argument('--model-names', nargs='+', metavar='NAME', help='a model name or local path for each encoder')
     text.add_argument('--condition', metavar='KIND', help=f'how the text enters the model: {", ".join(CONDITIONS)}')
     training = parser.add_argument_group('training')
-    training.add_argument('--steps', type=int, metavar='N', help='training steps')
+    training.add_argument('--train-steps', dest='steps', type=int, metavar='N', help='training steps')
     training.add_argument('--batch-size', type=int, metavar='N', help='captions per step')
     training.add_argument('--cond-drop-prob', type=float, metavar='P', help='share of captions dropped; 0 makes guidance useless')
     training.add_argument('--caption-noise', type=float, metavar='P', help='share of clouds with the caption of another')
@@ -54,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     sampling.add_argument('--negative', metavar='TEXT', help='steer away from this text instead of the null condition')
     sampling.add_argument('--samples', type=int, metavar='N', help='points per prompt and scale')
-    sampling.add_argument('--sample-steps', type=int, metavar='N', help='Euler steps')
+    sampling.add_argument('--steps', dest='sample_steps', type=int, metavar='N', help='sampling steps, of Euler')
     parser.add_argument('--device', help='cpu, cuda, cuda:1, mps')
     parser.add_argument('--seed', type=int, help='the same seed gives the same numbers')
     parser.add_argument('--threads', type=int, metavar='N', help='CPU threads; more is faster only on an idle machine')
@@ -72,7 +69,8 @@ _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Setti
 
 
 def _listed(options: dict[str, Any]) -> str:
-    return ' '.join(f'--{name.replace("_", "-")} {value}' for name, value in options.items())
+    spelled = {'steps': 'train-steps', 'sample_steps': 'steps'}  # as in every demo
+    return ' '.join(f'--{spelled.get(name, name)} {value}' for name, value in options.items())
 
 
 def read_settings(arguments: argparse.Namespace) -> Settings:
@@ -93,24 +91,27 @@ def run(arguments: argparse.Namespace) -> None:
     settings = read_settings(arguments)
     needs('matplotlib', 'the picture is drawn')
     folder = writable(arguments.out)
-    report = run_points(settings, folder)
+    picture = unused(folder / 'points.png')
+    report = run_points(settings, picture)
     from cfg_demo.points.report import as_sentence, as_table
 
     print(f'\n{as_table(report)}\n\n{as_sentence(report)}')
-    print(f'{sum(report["seconds"].values()):.0f} s in all. Picture: {folder / "points.png"}  Numbers: {folder / "points.json"}')
+    print(f'{sum(report["seconds"].values()):.0f} s in all. Picture: {picture}  Numbers: {picture.with_suffix(".json")}')
 
 
-def run_points(settings: Settings, folder: Path, *, progress: bool = True) -> dict[str, Any]:
-    """Train, sample, score and draw; write `points.png` and `points.json` to the folder.
+def run_points(settings: Settings, picture: Path, *, progress: bool = True) -> dict[str, Any]:
+    """Train, sample, score and draw; write the picture, and beside it a JSON file of the same name.
 
     Args:
         settings: what to train and how to sample.
-        folder: an existing folder.
+        picture: a PNG file in an existing folder.
         progress: show progress bars.
 
     Returns:
-        What `points.json` holds.
+        What the JSON file holds.
     """
+    import torch
+
     from cfg_demo.points.measure import Scores, prompts
     from cfg_demo.points.model import build_model
     from cfg_demo.points.picture import save_picture
@@ -128,11 +129,11 @@ def run_points(settings: Settings, folder: Path, *, progress: bool = True) -> di
     clouds = draw(trained, [prompt.text for prompt in asked], settings, progress=progress)
     clock.lap('sampling')
     scores = Scores.of(asked, clouds)
-    save_picture(folder / 'points.png', scores, clouds)
+    save_picture(picture, scores, clouds)
     clock.lap('scoring')
     parameters = sum(parameter.numel() for parameter in model.parameters())
     report = as_dict(scores, settings, parameters, clock.laps)
-    (folder / 'points.json').write_text(json.dumps(report, indent=1) + '\n', encoding='utf-8')
+    picture.with_suffix('.json').write_text(json.dumps(report, indent=1) + '\n', encoding='utf-8')
     return report
 
 

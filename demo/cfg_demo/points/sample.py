@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cfg_demo.points.settings import RULES, Settings
 from cfg_demo.points.train import UNIT
+from cfg_demo.progress import progress_bar
 from classifier_free_guidance_pytorch import guidance
 
 
@@ -35,7 +35,7 @@ def draw(model: Any, texts: Sequence[str], settings: Settings, *, progress: bool
     times = torch.linspace(1, 0, settings.sample_steps + 1).tolist()
 
     clouds = {}
-    with tqdm(total=len(settings.scales) * settings.sample_steps, desc='sample', unit='step', disable=not progress) as bar:
+    with progress_bar(total=len(settings.scales) * settings.sample_steps, desc='sample', unit='step', show=progress) as bar:
         for scale in settings.scales:
             bar.set_postfix(cond_scale=f'{scale:g}')
             clouds[scale] = integrate(model, prepared, noise, times, scale, settings, bar).cpu() * UNIT
@@ -46,7 +46,7 @@ def integrate(
     model: Any, prepared: Any, points: Tensor, times: Sequence[float], scale: float, settings: Settings, bar: Any
 ) -> Tensor:
     """Euler steps of `dx = velocity(x, t) dt` along the given times."""
-    rule = RULES[settings.rule]()
+    rule = getattr(guidance, RULES[settings.rule])()
     state = rule.init_state()
     schedule = guidance.interval(scale, sigma=settings.interval) if scale > 1 else guidance.constant(scale)
     for time, next_time in pairwise(times):

@@ -8,19 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from cfg_demo.folders import check_device
-from classifier_free_guidance_pytorch import guidance
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 CONDITIONS = ('film', 'attention', 'concat')
 
-# The rules that need a conditional and a null prediction and nothing else, by the name used on the command line.
-RULES: dict[str, type[guidance.Rule]] = {
-    'cfg': guidance.CFG,
-    'apg': guidance.APG,
-    'cfg-zero-star': guidance.CFGZeroStar,
-    'tcfg': guidance.TCFG,
-    'raag': guidance.RAAG,
-}
+# The rules of `guidance` that need a conditional and a null prediction and nothing else, by their names on the command line.
+RULES = {'cfg': 'CFG', 'apg': 'APG', 'cfg-zero-star': 'CFGZeroStar', 'tcfg': 'TCFG', 'raag': 'RAAG'}
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
 from cfg_demo.points import world
 from cfg_demo.points.settings import Settings
+from cfg_demo.progress import progress_bar
 from classifier_free_guidance_pytorch.text import TextEncoding
 
 UNIT = 0.55  # the standard deviation of the world's coordinates: the model works in these units
@@ -33,7 +33,7 @@ def encode(model: Any, texts: Sequence[str], *, progress: bool = True) -> Encodi
     """The frozen encodings of many texts, one `TextEncoding` per encoder, made once for the whole training."""
     parts = [
         model.text_conditioner.encode_texts(texts[start : start + ENCODED_AT_ONCE])
-        for start in tqdm(range(0, len(texts), ENCODED_AT_ONCE), desc='encode', unit='batch', disable=not progress)
+        for start in progress_bar(range(0, len(texts), ENCODED_AT_ONCE), desc='encode', unit='batch', show=progress)
     ]
     return tuple(TextEncoding.collate(batches) for batches in zip(*parts, strict=True))
 
@@ -78,7 +78,7 @@ def train(model: Any, settings: Settings, *, progress: bool = True) -> Any:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     smooth = math.nan
     model.train()
-    with tqdm(range(settings.steps), desc='train ', unit='step', disable=not progress) as bar:
+    with progress_bar(range(settings.steps), desc='train ', unit='step', show=progress) as bar:
         for step, (points, texts) in zip(bar, batches(settings, encodings, generator), strict=False):
             loss = flow_loss(model, points, texts, generator)
             optimizer.zero_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -19,11 +20,11 @@ from classifier_free_guidance_pytorch.errors import ConfigError
 
 RUN = [sys.executable, '-m', 'cfg_demo.cli', 'points']
 TINY = [
-    '--steps',
+    '--train-steps',
     '20',
     '--samples',
     '8',
-    '--sample-steps',
+    '--steps',
     '3',
     '--batch-size',
     '16',
@@ -51,8 +52,8 @@ def test_no_options_are_the_default_settings():
 def test_every_setting_can_be_given():
     settings = parsed(
         *('--model-types', 't5', 'clip', '--model-names', 'a/b', 'c', '--condition', 'attention', '--cond-drop-prob', '0.1'),
-        *('--caption-noise', '0.2', '--steps', '7', '--batch-size', '8', '--scales', '0', '2', '--guidance', 'apg'),
-        *('--rescale-phi', '0.5', '--interval', '0.1', '0.9', '--negative', 'a star', '--samples', '9', '--sample-steps', '4'),
+        *('--caption-noise', '0.2', '--train-steps', '7', '--batch-size', '8', '--scales', '0', '2', '--guidance', 'apg'),
+        *('--rescale-phi', '0.5', '--interval', '0.1', '0.9', '--negative', 'a star', '--samples', '9', '--steps', '4'),
         *('--device', 'cpu', '--seed', '3', '--threads', '2'),
     )
     default = Settings()
@@ -63,7 +64,7 @@ def test_every_setting_can_be_given():
 
 def test_quick_gives_way_to_what_is_given():
     assert parsed('--quick').steps == command.QUICK['steps']
-    assert parsed('--quick', '--steps', '5').steps == 5
+    assert parsed('--quick', '--train-steps', '5').steps == 5
 
 
 def test_help_names_every_option_with_its_default(capsys):
@@ -131,7 +132,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_training(tmp_path, ca
 def test_importing_the_script_loads_nothing_heavy():
     code = (
         'import sys, cfg_demo.cli as cli; cli.build_parser(); '
-        'print([name for name in ("matplotlib", "transformers", "open_clip", "diffusers") if name in sys.modules])'
+        'print([name for name in ("torch", "numpy", "matplotlib", "transformers", "diffusers") if name in sys.modules])'
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.strip() == '[]'
@@ -145,18 +146,30 @@ def test_the_command_leaves_a_picture_and_the_numbers(tmp_path, mini):
     assert [row['cond_scale'] for row in report['scales']] == [0.0, 1.0, 3.0]
     assert 'cond_scale' in done.stdout
     assert 'Picture:' in done.stdout
-    assert '20/20' in done.stderr  # the progress bar
+    assert '20/20' not in done.stderr, 'a bar is for terminals'
+
+
+def test_a_second_run_keeps_the_first_picture(tmp_path, mini):
+    for _ in range(2):
+        assert run(*TINY, '--out', str(tmp_path)).returncode == 0
+    assert {path.name for path in tmp_path.iterdir()} == {'points.png', 'points.json', 'points-2.png', 'points-2.json'}
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='sends SIGINT')
 def test_control_c_stops_a_training_without_a_traceback(tmp_path, mini):
-    process = subprocess.Popen([*RUN, '--threads', '1', '--out', str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    terminal, its_end = os.openpty()
+    process = subprocess.Popen([*RUN, '--threads', '1', '--out', str(tmp_path)], stderr=its_end)
+    os.close(its_end)
     shown = ''
     while 'train' not in shown and process.poll() is None:
-        shown += process.stderr.read(1)
+        shown += os.read(terminal, 1000).decode(errors='replace')
+    assert '/2000' in shown, 'a progress bar, in a terminal'
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    shown += process.communicate(timeout=60)[1]
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while more := os.read(terminal, 1000):
+            shown += more.decode(errors='replace')
+    process.wait(timeout=60)
     assert process.returncode == 130, shown
     assert 'Traceback' not in shown
     assert 'interrupted' in shown

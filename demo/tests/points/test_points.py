@@ -244,7 +244,7 @@ def test_without_scale_one_the_report_claims_nothing():
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path):
     def numbers(seed):
-        report = run_points(replace(QUICK, seed=seed), tmp_path, progress=False)
+        report = run_points(replace(QUICK, seed=seed), tmp_path / 'points.png', progress=False)
         assert json.loads((tmp_path / 'points.json').read_text())['prompts'] == report['prompts']
         return report['scales']
 
@@ -258,7 +258,7 @@ def test_adherence_rises_with_the_scale_on_held_out_prompts(tmp_path):
     settings = replace(
         Settings(), model_types=(WordEncoder(),), steps=350, samples=32, sample_steps=12, scales=(0.0, 1.0, 2.0), threads=1
     )
-    report = run_points(settings, tmp_path, progress=False)
+    report = run_points(settings, tmp_path / 'points.png', progress=False)
     ignored, off, on = (row['held_out']['adherence']['mean'] for row in report['scales'])
     assert off > ignored + 0.1
     assert on > off + 0.03
