@@ -40,18 +40,19 @@ CORPUS_LADDER = {  # the rooms inside `corpus`
 }
 DEMO_LADDER = {
     'folders': set(),
+    'progress': set(),
     'muon': set(),
     'shapes': set(),
     'arcs': set(),
-    'fitting': {'muon'},
+    'fitting': {'muon', 'progress'},
     'shades': {'shapes'},
     'moving': {'shapes'},
     'writer': {'shapes'},
     'strips': {'shapes'},
-    'points': {'folders'},
-    'mini': {'folders', 'muon', 'shapes', 'points'},
-    'image': {'folders', 'muon', 'shapes', 'mini'},
-    'cli': {'points', 'image'},
+    'points': {'folders', 'progress'},
+    'mini': {'folders', 'progress', 'muon', 'shapes', 'points'},
+    'image': {'folders', 'progress', 'muon', 'shapes', 'mini'},
+    'cli': {'progress', 'points', 'image', 'mini'},
     '': set(),  # __init__.py
 }
 

@@ -7,8 +7,8 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 
-from classifier_free_guidance_pytorch import __version__
 from classifier_free_guidance_pytorch.errors import CFGError
 
 DESCRIPTION = """\
@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     machines.add_argument('--ray-address', metavar='ADDRESS', help='a running cluster (default: RAY_ADDRESS, or start one here)')
     machines.add_argument('--workers', type=int, metavar='N', help='processes of Ray (default: one per GPU)')
     parser.add_argument('--quiet', action='store_true', help='no progress bar, no messages but errors')
-    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
+    parser.add_argument('--version', action='version', version=f'%(prog)s {version("classifier-free-guidance-pytorch")}')
     return parser
 
 
