@@ -1,4 +1,4 @@
-"""Perturbed passes of a model, for `guidance.Weak`: perturbed attention and skipped layers.
+"""Perturbed passes of a model, for `guidance.Weak`: perturbed attention, skipped layers, shuffled tokens.
 
 A perturbation names modules and what becomes of them, for whoever runs the model inside its block and for nobody else:
 
@@ -9,11 +9,24 @@ A perturbation names modules and what becomes of them, for whoever runs the mode
 
 context       which blocks are open in this thread, task or context
 dispatch      the `forward` of a module while blocks are open on it
-perturbation  names, look-up and block, for all kinds; skip, attention: one kind each
+arguments     what a module is given, and what it returns
+perturbation  names, look-up and block, for all kinds; skip, attention, shuffle: some kinds each
 """
 
-from classifier_free_guidance_pytorch.perturb.attention import PerturbedAttention, perturbed_attention
+from classifier_free_guidance_pytorch.perturb.attention import (
+    GuidedAttention,
+    PerturbedAttention,
+    SmoothedAttention,
+    guided_attention,
+    perturbed_attention,
+    smoothed_attention,
+)
 from classifier_free_guidance_pytorch.perturb.perturbation import Perturbation
-from classifier_free_guidance_pytorch.perturb.skip import SkipLayers, skip_layers
+from classifier_free_guidance_pytorch.perturb.shuffle import NoisyOutput, ShuffledTokens, noisy_output, shuffled_tokens
+from classifier_free_guidance_pytorch.perturb.skip import SkipLayers, SkipRandomLayers, skip_layers, skip_random_layers
 
-__all__ = ['Perturbation', 'PerturbedAttention', 'SkipLayers', 'perturbed_attention', 'skip_layers']
+__all__ = [
+    'GuidedAttention', 'NoisyOutput', 'Perturbation', 'PerturbedAttention', 'ShuffledTokens', 'SkipLayers', 'SkipRandomLayers',
+    'SmoothedAttention', 'guided_attention', 'noisy_output', 'perturbed_attention', 'shuffled_tokens', 'skip_layers',
+    'skip_random_layers', 'smoothed_attention',
+]  # fmt: skip

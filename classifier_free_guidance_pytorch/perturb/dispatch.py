@@ -88,6 +88,12 @@ def _dispatcher_of(module: nn.Module) -> Dispatcher:
     return dispatcher if isinstance(dispatcher, Dispatcher) and dispatcher.module is module else Dispatcher(module)
 
 
+def own_forward(module: nn.Module) -> Any:
+    """Return the forward that a module has without any block on it."""
+    dispatcher = getattr(module.__dict__.get('forward'), '__self__', None)
+    return dispatcher.original if isinstance(dispatcher, Dispatcher) and dispatcher.module is module else module.forward
+
+
 def _is_ours(value: Any) -> bool:
     return isinstance(getattr(value, '__self__', None), Dispatcher)
 

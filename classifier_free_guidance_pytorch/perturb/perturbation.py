@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
 from torch import nn
+from typing_extensions import Self
 
 from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.perturb import context
@@ -57,8 +58,8 @@ class Perturbation(ABC):
             ConfigError: No `nn.Module`, or a name that matches none of its modules; the message holds the closest ones.
         """
         modules = self.modules(model)
-        token = f'{id(model)} {self!r}'
-        with dispatched(modules, token), context.opened(context.Block(self.run, token)):
+        token, known = f'{id(model)} {self!r}', self.knowing(modules)
+        with dispatched(modules, token), context.opened(context.Block(known.run, token)):
             yield model
 
     def modules(self, model: nn.Module) -> dict[str, nn.Module]:
@@ -74,6 +75,10 @@ class Perturbation(ABC):
                 hint = f'the closest are {", ".join(map(repr, close))}' if close else f'it has {len(named)} modules'
                 raise ConfigError(f'{type(model).__name__} has no module named {pattern!r}; {hint}')
         return {name: m for name, m in named.items() if any(fnmatchcase(name, pattern) for pattern in self.names)}
+
+    def knowing(self, modules: dict[str, nn.Module]) -> Self:
+        """Return what runs in a block: this, with what it needs to know of the modules, which a traced graph cannot look up."""
+        return self
 
     @abstractmethod
     def run(self, name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> object:

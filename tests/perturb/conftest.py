@@ -3,7 +3,10 @@
 import pytest
 import torch
 
+from classifier_free_guidance_pytorch.text.torchvision_repair import repair_torchvision
 from tests.perturb.models import Model
+
+repair_torchvision()  # which diffusers and timm import
 
 
 @pytest.fixture
