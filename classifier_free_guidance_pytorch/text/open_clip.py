@@ -23,7 +23,8 @@ from classifier_free_guidance_pytorch.text.transformers_files import read_config
 
 # Models with an undisputed default; where any other model has several weights, the user chooses.
 _DEFAULT_TAGS = {'ViT-B-32': 'laion2b_s34b_b79k'}
-_CHECKPOINT_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.bin')  # open_clip's own order
+_CHECKPOINT_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.safetensors', 'open_clip_pytorch_model.bin')
+_OF_THE_TEXT = ('token_embedding.', 'positional_embedding', 'transformer.', 'ln_final.', 'text_projection')  # of a CLIP
 
 
 class OpenClipAdapter(TextEncoder):
@@ -120,21 +121,38 @@ class OpenClipAdapter(TextEncoder):
 
     def _load(self, dtype: torch.dtype) -> nn.Module:
         open_clip = _import_open_clip()
-        checkpoint = self.pretrained
-        if checkpoint is not None and not Path(checkpoint).is_file():
-            checkpoint = _find_checkpoint(open_clip, open_clip.get_pretrained_cfg(self.name, checkpoint))
-        model = read_model_files(
-            'OpenClipAdapter',
-            self.name.partition(':')[2] or self.name,
-            lambda local: open_clip.create_model(
-                self.name, checkpoint, force_quick_gelu=bool(self.quick_gelu), force_custom_text=True
-            ),
-        )
-        tower = model.text  # the image tower is dropped here
+        config = _read_config(open_clip, self.name)
+        text = {**config['text_cfg'], 'hf_model_pretrained': False, 'output_tokens': True}
+        quick_gelu = bool(self.quick_gelu or config.get('quick_gelu', False))
+        tower: nn.Module = open_clip.model._build_text_tower(
+            config['embed_dim'], text, quick_gelu
+        )  # the image tower is not built
         if not hasattr(tower, 'output_tokens'):
             raise ConfigError(f'the text tower of {self.name!r}, {type(tower).__name__}, does not give its tokens')
-        tower.output_tokens = True
+        checkpoint = self._checkpoint(open_clip)
+        weights = _read_text_weights(checkpoint)
+        missing = sorted(tower.state_dict().keys() - weights.keys())
+        if missing:
+            raise ConfigError(
+                f'{checkpoint} is no checkpoint of {self.name!r}: it lacks {len(missing)} weights, such as {missing[:3]}'
+            )
+        tower.load_state_dict({name: weights[name] for name in tower.state_dict()})
         return tower.to(dtype)
+
+    def _checkpoint(self, open_clip: Any) -> str:
+        """Return the file with the weights."""
+        schema, _, identifier = self.name.partition(':')
+        if schema == 'local-dir':
+            found = [str(path) for path in (Path(identifier, name) for name in _CHECKPOINT_FILES) if path.is_file()]
+            if not found:
+                raise MissingDependencyError(f'{identifier} holds no weights: it has none of {", ".join(_CHECKPOINT_FILES)}')
+            return found[0]
+        if schema == 'hf-hub':
+            return _find_checkpoint(open_clip, {'hf_hub': f'{identifier}/'})
+        assert self.pretrained is not None
+        if Path(self.pretrained).is_file():
+            return self.pretrained
+        return _find_checkpoint(open_clip, open_clip.get_pretrained_cfg(self.name, self.pretrained))
 
     def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         limit = self.max_text_len
@@ -238,6 +256,31 @@ def _read_config(open_clip: Any, name: str) -> dict[str, Any]:
     if 'text_cfg' not in config or 'embed_dim' not in config:
         raise ConfigError(f'the configuration of {name!r} has no text tower: it holds {sorted(config)}')
     return config
+
+
+def _read_text_weights(path: str) -> dict[str, Tensor]:
+    """Return the weights of the text tower in a checkpoint, by their names in it. Nothing but weights is read: no code is run.
+
+    Raises:
+        ConfigError: The file holds something else.
+    """
+    try:
+        if path.endswith('.safetensors'):
+            from safetensors import safe_open
+
+            with safe_open(path, 'pt') as file:
+                found = {name: file.get_tensor(name) for name in file.keys() if 'visual.' not in name}  # noqa: SIM118
+        else:
+            found = torch.load(path, map_location='cpu', weights_only=True)
+            found = found.get('state_dict', found)
+    except Exception as error:  # damaged files, TorchScript, and pickles of anything: their errors have no common base
+        raise ConfigError(
+            f'{path} is no file of weights alone ({type(error).__name__}), and nothing else is read: convert it to safetensors'
+        ) from error
+    found = {name.removeprefix('module.'): value for name, value in found.items()}
+    if any(name.startswith('text.') for name in found):
+        return {name.removeprefix('text.'): value for name, value in found.items() if name.startswith('text.')}
+    return {name: value for name, value in found.items() if name.startswith(_OF_THE_TEXT)}
 
 
 def _find_checkpoint(open_clip: Any, tag: dict[str, Any]) -> str:

@@ -116,6 +116,57 @@ def test_a_checkpoint_as_open_clip_trains_it(tmp_path):
     assert_like(encoding, *reference(TEXTS, checkpoint=tmp_path / 'epoch_3.pt'))
 
 
+class Bomb:
+    """What a pickle can do that holds more than weights."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+def test_a_checkpoint_with_code_is_not_read(tmp_path):
+    import open_clip
+
+    weights = open_clip.create_model('ViT-B-32').state_dict()
+    torch.save({'state_dict': weights, 'args': Bomb(tmp_path / 'ran')}, tmp_path / 'bad.pt')
+    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / 'script.pt')
+    (tmp_path / 'cut.safetensors').write_bytes(b'cut')
+    for name in ('bad.pt', 'script.pt', 'cut.safetensors'):
+        with pytest.raises(
+            ConfigError, match=f'{name} is no file of weights alone .*nothing else is read: convert it to safetensors'
+        ):
+            OpenClipAdapter(pretrained=tmp_path / name).encode(TEXTS)
+    assert not (tmp_path / 'ran').exists()
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    torch.save({'layer.weight': torch.zeros(2)}, tmp_path / 'other.pt')
+    with pytest.raises(
+        ConfigError, match=r"other.pt is no checkpoint of 'ViT-B-32': it lacks \d+ weights, such as \['ln_final.bias'"
+    ):
+        OpenClipAdapter(pretrained=tmp_path / 'other.pt').encode(TEXTS)
+
+
+def test_the_image_tower_is_never_built(tmp_path, monkeypatch):
+    import open_clip
+
+    path = save_open_clip(tmp_path, 'ViT-B-32')
+    monkeypatch.setattr(open_clip.model, 'VisionTransformer', None)
+    OpenClipAdapter(pretrained=path).encode(TEXTS)
+
+
+def test_safetensors_come_first(hub, tmp_path):
+    """Also where the folder of a repository holds a pickle of the same weights."""
+    folder = hub.add('tiny/both', lambda folder: None)
+    write_json(folder / 'open_clip_config.json', {'model_cfg': open_clip_config(), 'preprocess_cfg': {}})
+    torch.save({'args': Bomb(tmp_path / 'ran')}, folder / 'open_clip_pytorch_model.bin')
+    checkpoint = save_open_clip(folder, 'ViT-B-32')
+    assert_like(OpenClipAdapter('hf-hub:tiny/both').encode(TEXTS), *reference(TEXTS, checkpoint=checkpoint))
+    assert not (tmp_path / 'ran').exists()
+
+
 @pytest.mark.parametrize('place', ['local-dir', 'hf-hub'])
 def test_a_folder_or_a_repository_with_its_own_configuration(hub, tmp_path, place):
     import open_clip
