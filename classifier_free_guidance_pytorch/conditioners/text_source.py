@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from classifier_free_guidance_pytorch.layers import Place
-from classifier_free_guidance_pytorch.layers.place import weights_of
+from classifier_free_guidance_pytorch.layers.place import Adapters, weights_of
 from classifier_free_guidance_pytorch.text import (
     Encoder,
     EncoderIdentity,
@@ -47,6 +47,7 @@ class TextSource:
         self.identities = tuple(map(identity_of, encoders))
         self._memo, self._empty = RecentCache(), RecentCache()
         self._seen: list[_Mark] = []
+        self._adapters: Adapters = ()
         self._changes = 0
 
     @classmethod
@@ -107,24 +108,35 @@ class TextSource:
 
     def _encode(self, texts: tuple[str, ...], place: Place) -> Encodings:
         encodings = tuple(encode_with(encoder, texts, device=place.device, dtype=place.dtype) for encoder in self.encoders)
-        self._seen = [_mark(weight) for weight in self._weights()]  # which have just been loaded, moved or read again
+        self._remember_weights()  # which have just been loaded, moved or read again
         return encodings
 
     def look(self) -> int:
         """Return how often the weights of the encoders were seen to change, as by LoRA; encodings made before are forgotten."""
-        weights = self._weights()
-        if len(weights) != len(self._seen) or not all(map(_is_unchanged, weights, self._seen)):
+        weights, adapters = self._weights()
+        same = len(weights) == len(self._seen) and adapters == self._adapters and all(map(_is_unchanged, weights, self._seen))
+        if not same:
             if self._seen:  # else they have just been loaded by somebody else
                 self._memo.clear()
                 self._empty.clear()
                 self._changes += 1
-            self._seen = [_mark(weight) for weight in weights]
+            self._remember_weights()
         return self._changes
 
-    def _weights(self) -> list[Tensor]:
-        """Return the weights of the encoders that are loaded."""
-        loaded = [encoder.loaded for encoder in self.encoders if isinstance(encoder, TextEncoder)]
-        return [weight for network in loaded if network is not None for weight in weights_of(network)]
+    def _remember_weights(self) -> None:
+        """Compare with the weights of now from here on."""
+        weights, self._adapters = self._weights()
+        self._seen = [_mark(weight) for weight in weights]
+
+    def _weights(self) -> tuple[list[Tensor], Adapters]:
+        """Return the weights of the encoders that are loaded, and the adapters at work in them."""
+        weights: list[Tensor] = []
+        adapters: Adapters = ()
+        for encoder in self.encoders:
+            if isinstance(encoder, TextEncoder) and (network := encoder.loaded) is not None:
+                more, at_work = weights_of(network)
+                weights, adapters = weights + more, adapters + at_work
+        return weights, adapters
 
     def checked(self, encodings: Sequence[TextEncoding]) -> Encodings:
         """Return encodings that these encoders can have made.

@@ -62,6 +62,19 @@ def test_changed_weights_make_new_encodings(encoder, kind, change):
 
 
 @torch.no_grad()
+def test_adapters_that_are_switched_off_and_on(encoder):
+    peft = pytest.importorskip('peft')
+    conditioner, x = make('film', encoders=[encoder]), noise(2, 6)
+    without = conditioner(TEXTS)[0](x)
+    model = peft.get_peft_model(encoder.model, peft.LoraConfig(target_modules=['q_proj'], init_lora_weights=False))
+    adapted = conditioner(TEXTS)[0](x)
+    assert not torch.allclose(adapted, without)
+    with model.disable_adapter():
+        torch.testing.assert_close(conditioner(TEXTS)[0](x), without)
+    torch.testing.assert_close(conditioner(TEXTS)[0](x), adapted)
+
+
+@torch.no_grad()
 def test_the_empty_text_is_encoded_again_too(encoder):
     conditioner, x = make('film', encoders=[encoder], null='empty'), noise(2, 6)
     before = conditioner(TEXTS, cond_drop_prob=1.0)[0](x)
