@@ -60,7 +60,7 @@ def test_a_configuration_describes_the_last_model_that_was_built_with_it(tmp_pat
 
 
 def lightning_class(save):
-    lightning = pytest.importorskip('lightning')
+    lightning = pytest.importorskip('pytorch_lightning')
 
     @classifier_free_guidance_class_decorator
     class Lit(Body, lightning.LightningModule):
@@ -74,7 +74,7 @@ def lightning_class(save):
 
 
 def checkpoint_of(model, path):
-    import lightning
+    import pytorch_lightning as lightning
 
     trainer = lightning.Trainer(logger=False, enable_checkpointing=False, accelerator='cpu', enable_progress_bar=False)
     trainer.strategy.connect(model)
@@ -103,7 +103,7 @@ def test_lightning(save, given, tmp_path):
 
 
 def test_lightning_below_a_decorated_class(tmp_path):
-    lightning = pytest.importorskip('lightning')
+    lightning = pytest.importorskip('pytorch_lightning')
 
     @classifier_free_guidance_class_decorator
     class Net(Body, nn.Module):
@@ -122,7 +122,7 @@ def test_lightning_below_a_decorated_class(tmp_path):
 
 
 def test_lightning_with_one_dictionary(tmp_path):
-    lightning = pytest.importorskip('lightning')
+    lightning = pytest.importorskip('pytorch_lightning')
 
     @classifier_free_guidance_class_decorator
     class Lit(Body, lightning.LightningModule):
