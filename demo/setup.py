@@ -32,6 +32,7 @@ setup(
         'gradio>=6',
         'matplotlib>=3.8',
         'pillow>=10',
+        'scikit-learn>=1.3',
     ],
     entry_points={'console_scripts': [f'cfg-demo={PACKAGE}.cli:main']},
     keywords=['classifier-free guidance', 'text to image', 'diffusion', 'demo'],

@@ -41,6 +41,7 @@ CORPUS_LADDER = {  # the rooms inside `corpus`
 DEMO_LADDER = {
     'folders': set(),
     'progress': set(),
+    'digits': set(),
     'muon': set(),
     'shapes': set(),
     'arcs': set(),

@@ -29,7 +29,7 @@ REQUIREMENTS = {
         'torch', 'transformers', 'open_clip_torch', 'beartype', 'sentencepiece', 'protobuf', 'safetensors', 'tqdm', 'numpy',
         'typing_extensions',
     },
-    DEMO: {'classifier-free-guidance-pytorch', 'diffusers', 'einops', 'gradio', 'matplotlib', 'pillow'},
+    DEMO: {'classifier-free-guidance-pytorch', 'diffusers', 'einops', 'gradio', 'matplotlib', 'pillow', 'scikit-learn'},
 }  # fmt: skip
 LARGEST_WHEEL = 2_500_000  # bytes, of the library, without the weights of its embedded encoder
 
@@ -148,7 +148,7 @@ def test_the_demo_is_for_this_library(metadata):
 @both
 def test_what_is_imported_at_the_top_is_required(metadata, package, folder):
     """Of the packages that modules import when they are imported, every one is a requirement, or one of the library's."""
-    names = {'PIL': 'pillow'}
+    names = {'PIL': 'pillow', 'sklearn': 'scikit-learn'}
     required = {
         one.name.replace('-', '_') for one in map(Requirement, metadata[LIBRARY].get_all('Requires-Dist')) if not one.marker
     }

@@ -160,6 +160,8 @@ def test_x_transformers(search):
     net = lucid.TransformerWrapper(num_tokens=40, max_seq_len=64, attn_layers=layers).eval()
     at = 'attn_layers.layers.*.1'
     writer = lucid.AutoregressiveWrapper(strong(text_conditioned(net, at, example=ids(), model_types=[TinyEncoder()])))
+    if not hasattr(writer, search):
+        pytest.skip('this release has no beams')
     call = {'texts': TEXTS[:1], 'cond_scale': 3.0}
     how = {'temperature': 0.0} if search == 'generate' else {'beams': 3}
     runs = [getattr(writer, search)(ids(), 10, cache_kv=cache_kv, **how, **call) for cache_kv in (False, True)]
