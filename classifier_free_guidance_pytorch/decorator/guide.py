@@ -56,7 +56,8 @@ def guide(source: Source, call: Call) -> Any:
 
     passes = source.passes(call, (*wanted, *extra))  # texts are read here, and nowhere else
     outputs = run(source, call, passes)  # one forward per pass, or one for all
-    step = step._replace(rows=next((one.rows for one in passes if one.branch == 'null'), None))
+    if keywords.cfg_batched:  # in which samples at scale 1 may have had no null pass
+        step = step._replace(rows=next((one.rows for one in passes if one.branch == 'null'), None))
 
     # One pass can be the answer by itself: nothing was asked for but the condition, the rule has done its work inside the
     # attention layers, or there is no text at all, and null + scale * (null - null) is null.

@@ -58,6 +58,8 @@ class Predictions(NamedTuple):
     def by_branch(made: Mapping[str, Any]) -> Predictions:
         """Return the predictions that a mapping has by their branch."""
         named = {name: value for name, value in made.items() if name not in BRANCHES}
+        if not named:
+            return Predictions(**made)
         return Predictions(**{name: value for name, value in made.items() if name in BRANCHES}, named=named)
 
     def pair(self) -> tuple[Tensor, Tensor]:

@@ -82,7 +82,7 @@ def _weights(modules: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, Tensor]]
 
 
 def with_children(module: nn.Module) -> list[nn.Module]:
-    """Return a module and all modules in it, as `module.modules()` does several times slower; it counts at every step."""
+    """Return a module and all modules in it, those that are there twice too."""
     found = [module]
     for one in found:
         found += [child for child in one._modules.values() if child is not None]
@@ -91,15 +91,19 @@ def with_children(module: nn.Module) -> list[nn.Module]:
 
 def weights_of(module: nn.Module) -> tuple[list[Tensor], Adapters]:
     """Return every parameter of a module and of all modules in it, and which adapters of PEFT are at work in each of them."""
-    weights: list[Tensor] = []
+    weights: list[Tensor | None] = []
     adapters: Adapters = ()
-    for one in with_children(module):
-        weights += [weight for weight in one._parameters.values() if weight is not None]
-        if '_active_adapter' in one.__dict__:
-            active = one.__dict__['_active_adapter']
-            scaling = tuple(one.__dict__.get('scaling', {}).items())
-            adapters += ((one.__dict__.get('_disable_adapters'), active if isinstance(active, str) else tuple(active), scaling),)
-    return weights, adapters
+    modules: list[nn.Module | None] = [module]
+    for one in modules:  # done at every step, so written for speed
+        if one is None:
+            continue
+        state = one.__dict__
+        weights += state['_parameters'].values()
+        modules += state['_modules'].values()
+        if '_active_adapter' in state:
+            active, scaling = state['_active_adapter'], tuple(state.get('scaling', {}).items())
+            adapters += ((state.get('_disable_adapters'), active if isinstance(active, str) else tuple(active), scaling),)
+    return [weight for weight in weights if weight is not None], adapters
 
 
 def owned_weights(module: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
