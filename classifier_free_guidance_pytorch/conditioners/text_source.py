@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ctypes import string_at
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, nn
 
+from classifier_free_guidance_pytorch.conditioners.watch import WeightWatch
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from classifier_free_guidance_pytorch.layers import Place
-from classifier_free_guidance_pytorch.layers.place import Adapters, weights_of
 from classifier_free_guidance_pytorch.text import (
     Encoder,
     EncoderIdentity,
@@ -29,9 +27,6 @@ Encodings: TypeAlias = tuple[TextEncoding, ...]
 ModelTypes: TypeAlias = str | Encoder | type[Encoder] | Sequence[str | Encoder | type[Encoder]]
 Texts: TypeAlias = tuple[str | None, ...]  # None among them: a sample that has the null condition
 
-# the identity, version and address of a weight, and a value at an offset from there
-_Mark: TypeAlias = tuple[int, int | None, int | None, int, bytes]
-
 
 class TextSource:
     """Turns texts into one `TextEncoding` per encoder.
@@ -46,8 +41,8 @@ class TextSource:
         self.dims_pooled = tuple(encoder.dim_pooled for encoder in encoders)
         self.identities = tuple(map(identity_of, encoders))
         self._memo, self._empty = RecentCache(), RecentCache()
-        self._seen: list[_Mark] = []
-        self._adapters: Adapters = ()
+        self._watches = [WeightWatch() for _ in encoders]
+        self._seen: tuple[int, ...] = ()
         self._changes = 0
 
     @classmethod
@@ -108,35 +103,22 @@ class TextSource:
 
     def _encode(self, texts: tuple[str, ...], place: Place) -> Encodings:
         encodings = tuple(encode_with(encoder, texts, device=place.device, dtype=place.dtype) for encoder in self.encoders)
-        self._remember_weights()  # which have just been loaded, moved or read again
+        self._seen = self._generations()  # of weights that have just been loaded, moved or read again
         return encodings
 
     def look(self) -> int:
         """Return how often the weights of the encoders were seen to change, as by LoRA; encodings made before are forgotten."""
-        weights, adapters = self._weights()
-        same = len(weights) == len(self._seen) and adapters == self._adapters and all(map(_is_unchanged, weights, self._seen))
-        if not same:
-            if self._seen:  # else they have just been loaded by somebody else
-                self._memo.clear()
-                self._empty.clear()
-                self._changes += 1
-            self._remember_weights()
+        seen, self._seen = self._seen, self._generations()
+        if self._seen != seen and any(seen):  # else they have just been loaded by somebody else
+            self._memo.clear()
+            self._empty.clear()
+            self._changes += 1
         return self._changes
 
-    def _remember_weights(self) -> None:
-        """Compare with the weights of now from here on."""
-        weights, self._adapters = self._weights()
-        self._seen = [_mark(weight) for weight in weights]
-
-    def _weights(self) -> tuple[list[Tensor], Adapters]:
-        """Return the weights of the encoders that are loaded, and the adapters at work in them."""
-        weights: list[Tensor] = []
-        adapters: Adapters = ()
-        for encoder in self.encoders:
-            if isinstance(encoder, TextEncoder) and (network := encoder.loaded) is not None:
-                more, at_work = weights_of(network)
-                weights, adapters = weights + more, adapters + at_work
-        return weights, adapters
+    def _generations(self) -> tuple[int, ...]:
+        """Return a number for the weights of each encoder as they are now, 0 where they are not loaded."""
+        loaded = [encoder.loaded if isinstance(encoder, TextEncoder) else None for encoder in self.encoders]
+        return tuple([0 if one is None else watch.look(one) for watch, one in zip(self._watches, loaded, strict=True)])
 
     def checked(self, encodings: Sequence[TextEncoding]) -> Encodings:
         """Return encodings that these encoders can have made.
@@ -191,21 +173,3 @@ class TextSource:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TextSource:
         return TextSource(self.encoders)
-
-
-def _mark(weight: Tensor) -> _Mark:
-    """Look at a weight. On the CPU the middle value of a matrix is read too: a write to `.data` counts no version up."""
-    version = None if weight.is_inference() else weight._version
-    readable = weight.is_cpu and type(weight) is nn.Parameter and weight.is_contiguous() and weight.ndim > 1 and weight.numel()
-    if not readable:  # reading a GPU tensor would force a sync
-        return id(weight), version, None, 0, b''
-    start, offset, size = weight.data_ptr(), weight.numel() // 2 * weight.itemsize, weight.itemsize
-    return id(weight), version, start, offset, string_at(start + offset, size)
-
-
-def _is_unchanged(weight: Tensor, mark: _Mark) -> bool:
-    """Whether a weight is as it was; done at every step of a sampling loop, so written for speed."""
-    known, version, start, offset, value = mark
-    if known != id(weight) or (version is not None and weight._version != version):
-        return False
-    return start is None or (weight.data_ptr() == start and string_at(start + offset, len(value)) == value)
