@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
@@ -63,8 +64,8 @@ def record(module: nn.Module, arguments: Mapping[str, Any]) -> None:
     """
     stated = {PREFIX + name: as_plain(value) for name, value in arguments.items()}
     of_any: Any = module
-    if isinstance(getattr(module, '_hub_mixin_config', None), dict):
-        of_any._hub_mixin_config |= stated
+    if (of_hub := getattr(module, '_hub_mixin_config', None)) is not None:  # a dictionary, or a dataclass that has no such fields
+        of_any._hub_mixin_config = {**(of_hub if isinstance(of_hub, dict) else asdict(of_hub)), **stated}
     if '_internal_dict' in module.__dict__:  # registered already
         of_any.register_to_config(**stated)
     if '_hparams_initial' in module.__dict__:  # saved already

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -190,6 +191,43 @@ def test_what_else_is_read_from_a_constructor(make):
     assert {'text_condition_type', 'text_condition_hidden_dims', 'text_condition_model_kwargs'} <= parameters.keys()
     model = randomised(cls(dim=4, depth=3, **settings())).eval()
     same(copy.deepcopy(model), model)
+
+
+@dataclass
+class Shape:
+    dim: int = 5
+    depth: int = 2
+
+
+def test_a_dataclass_of_settings(tmp_path):
+    mixin = pytest.importorskip('huggingface_hub').PyTorchModelHubMixin
+
+    @classifier_free_guidance_class_decorator
+    class HubSettings(Body, nn.Module, mixin):
+        def __init__(self, config: Shape):
+            super().__init__()
+            self.out = nn.Linear(6, config.dim)
+            self.depth = config.depth
+
+    model = randomised(HubSettings(Shape(4, 3), **settings(kind='attention'))).eval()
+    model.save_pretrained(tmp_path)
+    same(HubSettings.from_pretrained(tmp_path), model)
+
+
+def test_other_names_and_keywords_of_any_kind(tmp_path):
+    mixin = pytest.importorskip('huggingface_hub').PyTorchModelHubMixin
+
+    @classifier_free_guidance_class_decorator(text_conditioner_name='reader')
+    class Named(Body, nn.Module, mixin):
+        def __init__(self, dim, **more):
+            super().__init__()
+            self.out, self.more = nn.Linear(6, dim), more
+
+    model = randomised(Named(4, extra=3, **settings())).eval()
+    model.save_pretrained(tmp_path)
+    again = Named.from_pretrained(tmp_path)
+    assert again.more == {'extra': 3}
+    assert again.reader.hidden_dims == model.reader.hidden_dims
 
 
 def test_the_hub_keeps_what_it_knows_of_the_class(tmp_path):

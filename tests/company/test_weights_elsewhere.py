@@ -188,3 +188,48 @@ def test_data_parallel(kind):
     model, x = build(kind), inputs()
     parallel = nn.DataParallel(model)
     torch.testing.assert_close(parallel(x, **GUIDED), model(x, **GUIDED), rtol=0, atol=0)
+
+
+def on_disk(accelerate, model, folder):
+    places = {'into': 'cpu', 'out': 'cpu', 'text_conditioner': 'disk'}
+    return accelerate.dispatch_model(copy.deepcopy(model), places, main_device='cpu', offload_dir=folder, force_hooks=True)
+
+
+def from_a_checkpoint(accelerate, model, folder):
+    accelerate.Accelerator(cpu=True).save_model(model, folder)
+    with accelerate.init_empty_weights():
+        empty = copy.deepcopy(model).to('meta')
+    return accelerate.load_checkpoint_and_dispatch(empty, folder, device_map={'': 'cpu'}, force_hooks=True)
+
+
+def assigned(accelerate, model, folder):
+    empty = copy.deepcopy(model).to('meta')
+    empty.load_state_dict(model.state_dict(), assign=True)
+    return empty
+
+
+def brought_back(accelerate, model, folder):
+    changed = accelerate.cpu_offload(copy.deepcopy(model), execution_device=torch.device('cpu'))
+    changed(inputs(), **GUIDED)
+    accelerate.hooks.remove_hook_from_submodules(changed)
+    return changed
+
+
+@kinds
+@pytest.mark.parametrize('load', [on_disk, from_a_checkpoint, assigned, brought_back])
+def test_other_ways_to_the_same_weights(kind, load, tmp_path):
+    accelerate, model = pytest.importorskip('accelerate'), build(kind)
+    check(model, load(accelerate, model, str(tmp_path)).eval(), 1e-5)
+
+
+@kinds
+def test_weights_that_are_lent_for_one_call(kind):
+    model, x = build(kind), inputs()
+    weights = {name: weight.detach() for name, weight in model.named_parameters()}
+    with torch.no_grad():
+        before = model(x, **GUIDED)
+        other = {name: weight * 2 for name, weight in weights.items()}
+        lent = torch.func.functional_call(model, other, (x,), GUIDED)
+        torch.testing.assert_close(model(x, **GUIDED), before, rtol=0, atol=0)
+        model.load_state_dict(other)
+        torch.testing.assert_close(lent, model(x, **GUIDED), rtol=1e-6, atol=1e-6)
