@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from typing_extensions import Self
 
 from classifier_free_guidance_pytorch.conditioners.base import Null, TextEmbeds
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
@@ -66,7 +67,9 @@ class PooledEmbeddingReturner(PooledReader):
         super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null)
         self.dim_latent = self.dim_pooled if dim_latent is None else dim_latent
         self.project = nn.Identity() if dim_latent is None else nn.Linear(self.dim_pooled, dim_latent, bias=False)
-        self.register_buffer('_anchor', torch.empty(0), persistent=False)  # says where this is, if there are no weights
+        self._moved = torch.empty(
+            0, device='cpu'
+        )  # says where this was moved, if there are no weights; no buffer, which may be lost
 
     if TYPE_CHECKING:
 
@@ -79,6 +82,11 @@ class PooledEmbeddingReturner(PooledReader):
             repeat_batch: int | Sequence[int] = 1,
             return_text_cond: bool | None = None,
         ) -> tuple[CondFns, TextCondReturn]: ...
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        moved = fn(self._moved)
+        self._moved = self._moved if moved.is_meta else moved
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     @property
     def place(self) -> Place:

@@ -67,18 +67,15 @@ def place_of(*modules: nn.Module) -> Place:
 
 def _weights(modules: Sequence[nn.Module]) -> Iterator[tuple[nn.Module, Tensor]]:
     """Yield the weights of modules, each with the module that owns it."""
-    for module in modules:
-        yield from owned_weights(module)
+    owned = [pair for module in modules for pair in owned_weights(module)]
+    yield from owned
+    if owned:
+        return
     for module in modules:  # replicas of `DataParallel` and flattened weights are tensors, and no parameters
         for one in with_children(module):
             for value in one.__dict__.values():
                 if isinstance(value, Tensor):
                     yield one, value
-    for module in modules:  # where there is no weight, a buffer may say where the module was moved
-        for one in with_children(module):
-            for buffer in one._buffers.values():
-                if buffer is not None and not buffer.is_meta:
-                    yield one, buffer
 
 
 def with_children(module: nn.Module) -> list[nn.Module]:

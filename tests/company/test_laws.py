@@ -1,5 +1,8 @@
 """Laws that whatever wraps a layer or a model relies on."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -108,11 +111,25 @@ def test_the_projection_has_a_zero_gradient_from_what_it_has_made(kind):
 def test_nothing_is_kept_but_parameters(kind, null):
     """What is neither a parameter nor a persistent buffer is garbage in a model that was made on `meta`."""
     model, x = build(kind, null=null), inputs()
-    assert not any(buffer.numel() for buffer in model.buffers())
+    assert list(model.buffers()) == []
     with torch.device('meta'):
         other = build(kind, null=null)
     other.to_empty(device='cpu').load_state_dict(model.state_dict(), strict=True)
     torch.testing.assert_close(other(x, **GUIDED), model(x, **GUIDED), rtol=0, atol=0)
+
+
+def test_a_conditioner_without_weights_knows_where_it_was_moved():
+    model = build('pooled', null='zeros', dim_latent=None)
+    assert list(model.text_conditioner.parameters()) == []
+    expected = model(inputs(), **GUIDED)
+    assert model.to('meta').text_conditioner.place == (torch.device('cpu'), torch.float32)
+    assert model.to_empty(device='cpu').to(torch.bfloat16).text_conditioner.place.dtype is torch.bfloat16
+    other = copy.deepcopy(model.float())
+    assert pickle.loads(pickle.dumps(other)).text_conditioner.place.dtype is torch.float32
+    with torch.device('meta'):
+        other = build('pooled', null='zeros', dim_latent=None)
+    other.load_state_dict(build('pooled', null='zeros', dim_latent=None).state_dict(), assign=True)
+    torch.testing.assert_close(other(inputs(), **GUIDED), expected, rtol=0, atol=0)
 
 
 def test_a_model_without_conditioner_keeps_nothing_either():
