@@ -25,10 +25,10 @@ from classifier_free_guidance_pytorch.conditioners.prepared import (
     CondFns,
     PreparedCondition,
     TextCondReturn,
+    WeightWatch,
     identity,
 )
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, Texts, TextSource
-from classifier_free_guidance_pytorch.conditioners.watch import WeightWatch
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from classifier_free_guidance_pytorch.layers import CondFn, Place, place_of
 from classifier_free_guidance_pytorch.text import Batch, Encoder, RecentCache, TextEncoding

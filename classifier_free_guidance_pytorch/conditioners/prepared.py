@@ -1,17 +1,28 @@
-"""What the conditioners hand out: the text feature, the callables, the conditions of one branch, and prepared conditions."""
+"""What the conditioners hand out: the text feature, the callables, the conditions of one branch, and prepared conditions.
+
+A prepared condition is of use as long as the weights it was made from stay what they are, which `WeightWatch` finds out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
+from ctypes import c_char
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, SupportsIndex, overload
+from threading import Lock
+from typing import Any, NamedTuple, Protocol, SupportsIndex, TypeAlias, overload
+from uuid import uuid4
+from weakref import ref
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from classifier_free_guidance_pytorch.layers import Condition
+from classifier_free_guidance_pytorch.layers.place import comes_and_goes, owned_weights
 from classifier_free_guidance_pytorch.rows import Rows, detached, map_rows
+
+Adapters: TypeAlias = tuple[Any, ...]
 
 
 class TextCondReturn(NamedTuple):
@@ -136,3 +147,154 @@ class PreparedCondition(Rows):
             raise IndexError(f'text {index} of a condition of {len(self)} texts')
         cond, null = (branch if branch.rows == 1 != len(self) else branch.index(rows) for branch in (self.cond, self.null))
         return PreparedCondition(cond, null, self.owner, self.generation)
+
+
+class _Mark(NamedTuple):
+    """What changes when a weight is replaced, moved or written to."""
+
+    known: ref[Tensor]
+    version: int | None
+    dtype: torch.dtype
+    start: int | None
+    window: memoryview | None
+    content: bytes
+
+    @staticmethod
+    def of(weight: Tensor, comes_and_goes: bool) -> _Mark:
+        """Look at a weight. A tensor subclass, such as a sharded one, has no memory of its own to look at.
+
+        Args:
+            weight: The weight.
+            comes_and_goes: It is offloaded or cast between calls, and is what it was at each of them.
+        """
+        if comes_and_goes or weight.is_meta:
+            return _Mark(ref(weight), None, weight.dtype, None, None, b'')
+        version = None if weight.is_inference() else weight._version
+        start = weight.data_ptr() if type(weight) is nn.Parameter else None
+        window = _window(weight, start) if start and weight.is_cpu else None  # 0: FSDP has sharded it away
+        return _Mark(ref(weight), version, weight.dtype, start, window, b'' if window is None else window.tobytes())
+
+
+def _window(weight: Tensor, start: int) -> memoryview | None:
+    """Return a view of a few values spread over a weight on the CPU; it reads what is there when it is asked."""
+    letter = {1: 'B', 2: 'H', 4: 'I', 8: 'Q'}.get(weight.itemsize)
+    if letter is None or not weight.is_contiguous():
+        return None
+    content: Any = memoryview((c_char * weight.nbytes).from_address(start)).cast('B')
+    values: memoryview = content.cast(letter)
+    return values[:: len(values) // 24 | 1]  # an odd step does not keep to some of the columns
+
+
+def _sample_elsewhere(weights: list[Tensor]) -> list[float]:
+    """Return a few values spread over each weight that is on an accelerator. This waits for the device."""
+    elsewhere = [weight.detach().reshape(-1) for weight in weights if weight.device.type not in ('cpu', 'meta')]
+    few = [values[:: values.numel() // 24 | 1].float() for values in elsewhere if type(values) is Tensor]
+    return torch.cat(few).tolist() if few else []
+
+
+class WeightWatch:
+    """Counts how often the weights of one module were seen to change; a copy of the module gets a watch of its own.
+
+    A change is a weight that was replaced, moved or written to. Writing counts a version up, except through `.data`, as most EMA
+    implementations do. So on the CPU some values of every weight are compared as well. On other devices reading them would force
+    a sync at every step, so there it is done by `train()` and `eval()` alone. Weights that a library offloads or casts between
+    calls come back as they were. The adapters of PEFT that are active are part of the weights.
+
+    Attributes:
+        name: Names the module, for conditions that must not be used with another.
+        generation: A number for the weights as they were seen last.
+        device_type: Where they were seen last.
+    """
+
+    def __init__(self) -> None:
+        self.name = uuid4().hex
+        self.generation = 0
+        self.device_type = 'cpu'
+        self._adapters: Adapters = ()
+        self._of_adapters: dict[Adapters, int] = {}
+        self._seen: list[_Mark] = []
+        self._sampled: tuple[int, list[float]] = (0, [])
+        self._lock = Lock()
+
+    def look(self, module: nn.Module, closely: bool = False) -> int:
+        """Return the generation of the module's weights; in a traced graph, that of the last look outside it.
+
+        Args:
+            module: Whose weights.
+            closely: Compare values on an accelerator too, which waits for it.
+        """
+        if torch.compiler.is_compiling():
+            return self.generation
+        weights, adapters = weights_of(module)
+        if adapters != self._adapters:
+            self._switch(adapters)
+        if not self._same(weights) and weights:  # a replica of `DataParallel` has none
+            with self._lock:
+                if not self._same(weights):  # another thread may have been faster
+                    self._count()
+                    self._seen = [_Mark.of(weight, comes_and_goes(owner)) for owner, weight in owned_weights(module)]
+                    self.device_type = weights[0].device.type
+        if closely:
+            before, values = self._sampled, _sample_elsewhere(weights)
+            if before[0] == self.generation and before[1] != values:
+                self._count()
+            self._sampled = (self.generation, values)
+        return self.generation
+
+    def forget(self) -> None:
+        """Count a change, seen or not."""
+        self._seen = []
+        self._count()
+
+    def _count(self) -> None:
+        """Count a change of the weights."""
+        self.generation = max(self.generation, *self._of_adapters.values(), 0) + 1
+        self._of_adapters = {self._adapters: self.generation}
+
+    def _switch(self, adapters: Adapters) -> None:
+        """Go to the number of the same weights with other adapters."""
+        with self._lock:
+            last = max(self.generation, *self._of_adapters.values(), 0)
+            self._of_adapters.setdefault(self._adapters, self.generation)
+            self.generation = self._of_adapters.setdefault(adapters, last + 1)
+            self._adapters = adapters
+
+    def _same(self, weights: list[Tensor]) -> bool:
+        """Whether these are the weights that were seen last, unchanged; done at every step, so written for speed."""
+        if len(weights) != len(self._seen):
+            return False
+        for weight, (known, version, dtype, start, window, content) in zip(weights, self._seen, strict=True):
+            if known() is not weight:
+                if weight.is_meta:
+                    continue
+                return False
+            if (version is not None and weight._version != version) or weight.dtype is not dtype:
+                return False
+            if start is not None and weight.data_ptr() != start:
+                return False
+            if window is not None and window.tobytes() != content:  # read only where the weight still is
+                return False
+        return True
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> WeightWatch:
+        return WeightWatch()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WeightWatch, ()
+
+
+def weights_of(module: nn.Module) -> tuple[list[Tensor], Adapters]:
+    """Return every parameter of a module and of all modules in it, and which adapters of PEFT are at work in each of them."""
+    weights: list[Tensor | None] = []
+    adapters: Adapters = ()
+    modules: list[nn.Module | None] = [module]
+    for one in modules:  # done at every step, so written for speed
+        if one is None:
+            continue
+        state = one.__dict__
+        weights += state['_parameters'].values()
+        modules += state['_modules'].values()
+        if '_active_adapter' in state:
+            active, scaling = state['_active_adapter'], tuple(state.get('scaling', {}).items())
+            adapters += ((state.get('_disable_adapters'), active if isinstance(active, str) else tuple(active), scaling),)
+    return [weight for weight in weights if weight is not None], adapters

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from classifier_free_guidance_pytorch.conditioners.watch import WeightWatch
+from classifier_free_guidance_pytorch.conditioners.prepared import WeightWatch
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from classifier_free_guidance_pytorch.layers import Place
 from classifier_free_guidance_pytorch.text import (
@@ -117,8 +117,8 @@ class TextSource:
 
     def _generations(self) -> tuple[int, ...]:
         """Return a number for the weights of each encoder as they are now, 0 where they are not loaded."""
-        loaded = [encoder.loaded if isinstance(encoder, TextEncoder) else None for encoder in self.encoders]
-        return tuple([0 if one is None else watch.look(one) for watch, one in zip(self._watches, loaded, strict=True)])
+        networks = [encoder.network if isinstance(encoder, TextEncoder) else None for encoder in self.encoders]
+        return tuple([0 if one is None else watch.look(one.module) for watch, one in zip(self._watches, networks, strict=True)])
 
     def checked(self, encodings: Sequence[TextEncoding]) -> Encodings:
         """Return encodings that these encoders can have made.

@@ -79,9 +79,11 @@ class Conditioned:
             combine = partial(call.rule, scale=call.scale)
             inside = conditioner.extrapolated(branches['cond'][0], branches['null'][0], combine)
             return [self._pass('cond', conditioner, inside, call)]
-        own = [name for name in wanted if not is_weak(name)]
-        passes = [self._pass(name, conditioner, condition, call) for name in own for condition in branches[name]]
-        return passes + [self._weak_pass(name, conditioner, branches['cond'][0], call) for name in wanted if is_weak(name)]
+        weak = [] if call.keywords.weak is None else [name for name in wanted if is_weak(name)]
+        own = [name for name in wanted if name not in weak]
+        order = [(name, condition) for name in own for condition in branches[name]]
+        passes = self._passes(conditioner, order, call)
+        return passes + [self._weak_pass(name, conditioner, branches['cond'][0], call) for name in weak]
 
     def run_joined(self, call: Call, passes: Sequence[Pass]) -> list[Any] | None:
         reason = why_not_joined(call.module, call.routed)
@@ -120,7 +122,9 @@ class Conditioned:
         Raises:
             UsageError: It has none.
         """
-        conditioner = unwrapped(getattr(module, self.names.text_conditioner, None))
+        found = getattr(module, self.names.text_conditioner, None)
+        is_itself = isinstance(found, Conditioner) and not hasattr(type(found), 'unshard')  # FSDP2 changes the class
+        conditioner = found if is_itself else unwrapped(found)
         if conditioner is None:
             raise UsageError(
                 f'{type(module).__name__} has no text conditioner: set self.{self.names.text_conditioner} to one, such as '
@@ -129,10 +133,15 @@ class Conditioned:
         return conditioner
 
     def _pass(self, branch: str, conditioner: Conditioner, condition: BranchCondition, call: Call) -> Pass:
+        return self._passes(conditioner, [(branch, condition)], call)[0]
+
+    def _passes(self, conditioner: Conditioner, order: Sequence[tuple[str, BranchCondition]], call: Call) -> list[Pass]:
+        """Return a pass for every branch and its condition."""
         samples = call.text.num_samples_per_text
-        if samples != 1 and call.batch in (None, condition.rows * samples):
-            condition = condition.repeat(samples)
-        return Pass(branch, self._keywords(conditioner.bind(condition, call.text.repeat_batch), call), condition)
+        if samples != 1:
+            order = [(name, one.repeat(samples) if call.batch in (None, one.rows * samples) else one) for name, one in order]
+        bound = [conditioner.bind(condition, call.text.repeat_batch) for _, condition in order]
+        return [Pass(name, self._keywords(fns, call), condition) for (name, condition), fns in zip(order, bound, strict=True)]
 
     def _keywords(self, cond_fns: CondFns, call: Call, joined: bool = False) -> dict[str, Any]:
         """Return what the function is handed: whichever of the two its signature names."""
@@ -216,7 +225,7 @@ class Conditioned:
         branches: Branches = {}
         if 'conds' in wanted:
             branches['conds'] = [self._branch(conditioner, one, None, call, text.cond_drop_prob) for one in texts[1:]]
-        if 'cond' in wanted or any(map(is_weak, wanted)):
+        if 'cond' in wanted or call.keywords.weak is not None:
             branches['cond'] = [self._branch(conditioner, texts[0], text.text_embeds, call, text.cond_drop_prob)]
         if text.has_negatives and ('null' in wanted or apart):
             read = [self._branch(conditioner, one, text.negative_text_embeds, call) for one in negatives]

@@ -8,7 +8,7 @@ Features are then made for the device and the precision that the weights are bro
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,6 @@ from classifier_free_guidance_pytorch.errors import UsageError
 
 COMPUTE_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
 _HOOKS = frozenset({'_hf_hook', '_diffusers_hook'})  # where accelerate and diffusers keep what they do around a forward
-
-
-Adapters: TypeAlias = tuple[Any, ...]
 
 
 class Place(NamedTuple):
@@ -84,23 +81,6 @@ def with_children(module: nn.Module) -> list[nn.Module]:
     for one in found:
         found += [child for child in one._modules.values() if child is not None]
     return found
-
-
-def weights_of(module: nn.Module) -> tuple[list[Tensor], Adapters]:
-    """Return every parameter of a module and of all modules in it, and which adapters of PEFT are at work in each of them."""
-    weights: list[Tensor | None] = []
-    adapters: Adapters = ()
-    modules: list[nn.Module | None] = [module]
-    for one in modules:  # done at every step, so written for speed
-        if one is None:
-            continue
-        state = one.__dict__
-        weights += state['_parameters'].values()
-        modules += state['_modules'].values()
-        if '_active_adapter' in state:
-            active, scaling = state['_active_adapter'], tuple(state.get('scaling', {}).items())
-            adapters += ((state.get('_disable_adapters'), active if isinstance(active, str) else tuple(active), scaling),)
-    return [weight for weight in weights if weight is not None], adapters
 
 
 def owned_weights(module: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:

@@ -58,6 +58,7 @@ class TextEncoder:
         dim_latent: The width of a token feature.
         dim_pooled: The width of the pooled feature.
         max_text_len: The largest number of tokens of a text; longer texts are truncated, with one warning.
+        network: What runs, where it is and in which precision; None until it is loaded.
         tokenizer: The model's tokenizer.
         revision: The commit of the model's files or a digest of its weights; None where it is unknown.
 
@@ -92,7 +93,7 @@ class TextEncoder:
         self.device = None if device is None else torch.device(device)
         self.dtype = dtype
         self.text_embed_pad_value = float(text_embed_pad_value)
-        self._network: SharedNetwork | None = None
+        self.network: SharedNetwork | None = None
         self._lock = RLock()  # one batch at a time: the network may move
         self._tokenizer_lock = RLock()  # tokenizers are not thread-safe
         self._warned: frozenset[str] = frozenset()
@@ -132,11 +133,6 @@ class TextEncoder:
         """The network; it is loaded if necessary."""
         with self._lock:
             return self._place(None, None).module
-
-    @property
-    def loaded(self) -> nn.Module | None:
-        """The network, if it is loaded."""
-        return None if self._network is None else self._network.module
 
     def encode(self, texts: Sequence[str], *, device: Device | None = None, dtype: torch.dtype | None = None) -> TextEncoding:
         """Return the features of a batch of texts, padded to the longest of them and zero at the padding.
@@ -214,13 +210,13 @@ class TextEncoder:
 
     def _place(self, device: Device | None, dtype: torch.dtype | None) -> SharedNetwork:
         """Return the network where it is pinned, else where the caller is, else where it was, else on the CPU in float32."""
-        last = self._network
+        last = self.network
         wanted_device = self.device or (torch.device(device) if device is not None else None)
         wanted_device = wanted_device or (last.device if last else torch.device('cpu'))
         wanted_dtype = self.dtype or dtype or (last.dtype if last else torch.float32)
         wanted_device = torch.empty(0, device=wanted_device).device  # 'cuda' and 'cuda:0' are the same place
-        self._network = bank.place(self, last, self._weights_key(), wanted_device, wanted_dtype, self._load)
-        return self._network
+        self.network = bank.place(self, last, self._weights_key(), wanted_device, wanted_dtype, self._load)
+        return self.network
 
     def _warn_once(self, subject: str, message: str) -> None:
         """Warn once per encoder and subject."""
@@ -252,8 +248,8 @@ class TextEncoder:
         """Return an encoder that shares network, tokenizer and lock."""
         copy = object.__new__(type(self))
         copy.__dict__.update(self.__dict__)
-        if self._network is not None:
-            self._network.users.add(copy)
+        if self.network is not None:
+            self.network.users.add(copy)
         return copy
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -262,10 +258,10 @@ class TextEncoder:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return everything but the weights, which an unpickled encoder reads again at its first `encode`."""
-        return {key: value for key, value in self.__dict__.items() if key not in ('_network', '_lock', '_tokenizer_lock')}
+        return {key: value for key, value in self.__dict__.items() if key not in ('network', '_lock', '_tokenizer_lock')}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _network=None, _lock=RLock(), _tokenizer_lock=RLock())
+        self.__dict__.update(state, network=None, _lock=RLock(), _tokenizer_lock=RLock())
 
 
 def encode_with(

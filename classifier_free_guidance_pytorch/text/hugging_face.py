@@ -163,8 +163,8 @@ class TransformersEncoder(TextEncoder):
             )
         tower = _tower(given).eval()
         weight = next(tower.parameters())  # of the embedding; on meta where it is offloaded
-        self._network = SharedNetwork(tower, torch.device('cpu') if weight.is_meta else weight.device, given.dtype)
-        return self._network
+        self.network = SharedNetwork(tower, torch.device('cpu') if weight.is_meta else weight.device, given.dtype)
+        return self.network
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), '_given': None}

@@ -75,7 +75,7 @@ def facts(model) -> dict:
     """What there is of a trained model and its encoder in this process."""
     model = getattr(model, 'module', model)
     (encoder,) = model.text_conditioner.source.encoders
-    frozen = [] if encoder._network is None else [*encoder._network.module.parameters()]
+    frozen = [] if encoder.network is None else [*encoder.network.module.parameters()]
     return {
         'keys': {*model.state_dict()},
         'sharded': [name for name, weight in model.named_parameters() if isinstance(weight, DTensor)],

@@ -183,7 +183,7 @@ def test_pickles_hold_no_weights_and_load_them_lazily(build):
     assert weight.detach().numpy().tobytes()[:64] in pickle.dumps(weight)
     assert weight.detach().numpy().tobytes()[:64] not in written
     restored = pickle.loads(written)
-    assert restored._network is None
+    assert restored.network is None
     assert isinstance(restored, TextEncoder)
     assert (restored.name, restored.dim_latent, restored.dim_pooled) == (encoder.name, encoder.dim_latent, encoder.dim_pooled)
     close(restored.encode(TEXTS), expected, rtol=0, atol=0)
