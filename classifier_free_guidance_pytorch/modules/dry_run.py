@@ -130,7 +130,8 @@ def _channel_first(shape: torch.Size, layers: list[Layer]) -> bool | None:
 
 def _layer(module: nn.Module, output: Any) -> Layer | None:
     """Return what the weights of a layer say of its output."""
-    if not isinstance(output, Tensor) or output.ndim < 2 or next(module.children(), None) is not None:
+    output = first_tensor(output)
+    if output is None or output.ndim < 2 or next(module.children(), None) is not None:
         return None
     if isinstance(module, nn.modules.conv._ConvNd):
         return Layer(module.out_channels, True, output.ndim)
