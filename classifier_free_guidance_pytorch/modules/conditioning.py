@@ -89,7 +89,7 @@ def text_conditioned(
         conditioner.to(weight.device)
     following: Any = module
     following.text_conditioner = conditioner.train(module.training)
-    following.text_parts, following._text_current = parts, Current()
+    following.text_parts, following._text_current = parts, Current(parts if example is None else ())
     for place, (name, part) in enumerate(parts.items()):
         module.get_submodule(name).register_forward_hook(Follow(following._text_current, place, name, part))
     original: Any = type(module)

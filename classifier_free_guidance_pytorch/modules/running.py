@@ -8,7 +8,7 @@ else: a deep copy of the module copies the two together, and a thread sees its o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -37,28 +37,35 @@ class Current:
 
     With gradient checkpointing a part runs once more in the backward pass, in whichever thread, and long after its forward pass
     has ended. Before that the gradient of the output arrives, so a hook on the output says which pass is differentiated.
+
+    Args:
+        unseen: Parts of which it is not known that a forward pass calls them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unseen: Iterable[str] = ()) -> None:
+        self.unseen = set(unseen)  # parts that no run has called yet, where there was no dry run
         self.traced: CondFns | None = None  # a compiler cannot look into a thread's own storage, and traces in one thread
         self.local = threading.local()
         self.differentiated: ref[Run] | None = None
 
-    @property
-    def cond_fns(self) -> CondFns | None:
-        """The conditions of the pass that runs here, or that is differentiated here; None outside of both."""
+    def found(self) -> CondFns | None:
+        """Return the conditions of the pass that runs here, or that is differentiated here; None outside of both.
+
+        Raises:
+            UsageError: A part is computed again, and nothing says in which pass.
+        """
         if torch.compiler.is_compiling():
             return self.traced
         running: CondFns | None = getattr(self.local, 'cond_fns', None)
-        if running is None and torch._C._current_graph_task_id() != -1:  # inside of a backward pass
-            run = None if self.differentiated is None else self.differentiated()
-            if run is None:
-                raise UsageError(
-                    'a part that follows text is computed again in a backward pass that did not come through the output of the '
-                    'module: compute the loss from what the module returns'
-                )
-            return run.cond_fns
-        return running
+        if running is not None or torch._C._current_graph_task_id() == -1:  # not inside of a backward pass
+            return running
+        run = None if self.differentiated is None else self.differentiated()
+        if run is None:
+            raise UsageError(
+                'a part that follows text is computed again in a backward pass that did not come through the output of the '
+                'module: compute the loss from what the module returns'
+            )
+        return run.cond_fns
 
     @property
     def learns(self) -> bool:
@@ -78,6 +85,11 @@ class Current:
             output = forward(*args, **kwargs)
         finally:
             self.local.__dict__.update(outer or {'cond_fns': None})
+        if self.unseen:
+            raise UsageError(
+                f'{", ".join(map(repr, sorted(self.unseen)))} was never called in the first forward pass, so that it cannot '
+                'follow a text: name a part that is called as a module'
+            )
         if learns:
             run = Run(cond_fns)
             for tensor in output_tensors(output):
@@ -110,30 +122,28 @@ class Follow:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Return the conditioned output; None, which leaves it alone, where the module itself is not running."""
-        cond_fns = self.current.cond_fns
+        cond_fns = self.current.found()
         if cond_fns is None:
             return None
         if module.training and not torch.is_grad_enabled() and self.current.learns:
             raise UsageError(called_without_grad(repr(self.name)))
+        if self.current.unseen and not torch.compiler.is_compiling():
+            self.current.unseen.discard(self.name)
         condition: Any = cond_fns[self.place]
-        if isinstance(output, Tensor):
-            return self.conditioned(condition, output)
-        parts = entries(output) if is_structured(output) else {}
-        first = next(iter(parts), None)
-        if first is None or not isinstance(parts[first], Tensor):
-            raise ConfigError(
-                f'the part {self.name!r} returned a {type(output).__name__}, but a part that follows text returns a tensor, or a '
-                'tuple whose first entry is one'
-            )
-        return with_entries(output, {**parts, first: self.conditioned(condition, parts[first])})
-
-    def conditioned(self, condition: Any, hiddens: Tensor) -> Tensor:
-        """Return conditioned hiddens."""
         times = self.repeat_batch if condition.repeat_batch == 1 else None
         try:
-            return condition(hiddens, times)
+            if isinstance(output, Tensor):
+                return condition(output, times)
+            parts = entries(output) if is_structured(output) else {}
+            first = next(iter(parts), None)
+            if first is not None and isinstance(parts[first], Tensor):
+                return with_entries(output, {**parts, first: condition(parts[first], times)})
         except ShapeError as error:
             raise ShapeError(f'at {self.name!r}: {error}') from error
+        raise ConfigError(
+            f'the part {self.name!r} returned a {type(output).__name__}, but a part that follows text returns a tensor, or a '
+            'tuple whose first entry is one'
+        )
 
 
 def called_without_grad(names: str) -> str:

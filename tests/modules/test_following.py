@@ -16,7 +16,7 @@ from classifier_free_guidance_pytorch import (
     guidance,
     text_conditioned,
 )
-from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.perturb import skip_layers
 from tests.conditioners.making import noise, randomised
 from tests.modules.networks import KINDS, MIXED, TEXTS, Block, Net, following, kinds, of_kind, seeded_net
@@ -288,3 +288,18 @@ def test_a_sequence_does_not_run_its_new_layers():
     model = text_conditioned(net, '0', example=noise(3, 5, 6), model_types=[TinyEncoder()])
     torch.testing.assert_close(model(noise(3, 5, 6), texts=TEXTS), expected)
     assert len(model) == len(list(model)) == 2
+
+
+class Skips(Net):
+    def forward(self, x):
+        return self.head(x)
+
+
+def test_a_part_that_is_never_called_is_found_without_a_dry_run():
+    stated = {'blocks.1': Part(dim=6, channel_first=False), 'head': Part(dim=6, channel_first=False)}
+    model = text_conditioned(seeded_net(Skips), stated, model_types=[TinyEncoder()]).eval()
+    for _ in range(2):
+        with pytest.raises(UsageError, match=r"'blocks\.1' was never called in the first forward pass, so that it cannot follow"):
+            model(noise(3, 5, 6), texts=TEXTS)
+    model = text_conditioned(seeded_net(), stated, model_types=[TinyEncoder()]).eval()
+    assert model(noise(3, 5, 6), texts=TEXTS).shape == (3, 5, 6)
