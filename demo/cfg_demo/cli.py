@@ -43,8 +43,8 @@ def build_parser(demos: Collection[str] = tuple(DEMOS)) -> argparse.ArgumentPars
     Args:
         demos: Whose options it knows. Every demo is a subcommand; the others are listed, and not imported.
     """
-    layout = {'formatter_class': argparse.RawDescriptionHelpFormatter}
-    parser = argparse.ArgumentParser(prog='cfg-demo', description=DESCRIPTION, epilog=EPILOG, **layout)  # type: ignore[arg-type]
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog='cfg-demo', description=DESCRIPTION, epilog=EPILOG, formatter_class=layout)
     parser.add_argument('--version', action='version', version=f'%(prog)s {version("cfg-demo")}')
     subcommands = parser.add_subparsers(title='demos', metavar='DEMO', required=True)
     for name, (path, line) in DEMOS.items():
@@ -52,7 +52,7 @@ def build_parser(demos: Collection[str] = tuple(DEMOS)) -> argparse.ArgumentPars
             subcommands.add_parser(name, help=line)
             continue
         demo = import_module(f'cfg_demo.{path}')
-        subparser = subcommands.add_parser(name, help=line, description=demo.__doc__, epilog=demo.EPILOG, **layout)
+        subparser = subcommands.add_parser(name, help=line, description=demo.__doc__, epilog=demo.EPILOG, formatter_class=layout)
         demo.add_arguments(subparser)
         subparser.add_argument('--quiet', action='store_true', help='no progress bars')
         subparser.set_defaults(run=demo.run)
