@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from classifier_free_guidance_pytorch import text_conditioned
@@ -97,10 +99,21 @@ def step(rank):
     return {name: p.grad for name, p in model.text_conditioner.named_parameters()}
 
 
+def sharded(shard):
+    """The gradients of a step whose blocks, and whose module, FSDP2 shards, or not."""
+    model = following({'blocks.*': None, 'head': 'attention'}, seeded_net(checkpointed=False)).train()
+    if shard:
+        for one in (*model.blocks, model):
+            fully_shard(one, mesh=init_device_mesh('cpu', (2,)))
+    model(noise(3, 5, 6), texts=TEXTS).square().mean().backward()
+    return {name: p.grad.full_tensor() if shard else p.grad for name, p in model.named_parameters()}
+
+
 def run(rank, folder):
     meeting = f'file://{folder}/rendezvous'
     dist.init_process_group('gloo', init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     torch.save(step(rank), f'{folder}/{rank}.pt')
+    torch.testing.assert_close(sharded(True), sharded(False))
     dist.destroy_process_group()
 
 
