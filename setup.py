@@ -56,10 +56,10 @@ setup(
     include_package_data=False,
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.4',
+        'torch>=2.6',  # torch 2.4 does not compile every rule, and reads checkpoints by unpickling them
         'transformers>=4.44,<6',
         'open_clip_torch>=2.29',
-        'beartype>=0.18',
+        'beartype>=0.19',
         'sentencepiece>=0.2',
         'protobuf',  # transformers 5 reads T5's spiece.model with it
         'safetensors>=0.4',
