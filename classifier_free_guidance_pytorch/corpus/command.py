@@ -38,8 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     captions.add_argument(
         'input',
         metavar='INPUT',
-        help='a .txt, .jsonl, .csv, .tsv, .parquet or WebDataset .tar file, a folder of such files of one kind or written by '
-        'save_to_disk, or the name of a dataset on the Hugging Face hub',
+        help='a .txt, .jsonl, .csv, .tsv, .parquet or WebDataset .tar file, also compressed (.txt.gz), a folder of such files of '
+        'one kind or written by save_to_disk, or the name of a dataset on the Hugging Face hub',
     )
     captions.add_argument('--column', help='where the captions are (default: caption, text, prompt or the only column)')
     captions.add_argument('--split', help='which split of a dataset (default: train)')

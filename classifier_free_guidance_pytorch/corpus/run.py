@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 
 from classifier_free_guidance_pytorch.corpus.cluster.ranks import Rank, lock_folder, lock_plan, wait_for_plan
 from classifier_free_guidance_pytorch.corpus.cluster.repair import reopen_if_incomplete
-from classifier_free_guidance_pytorch.corpus.encode.embedder import TextEmbedder
+from classifier_free_guidance_pytorch.corpus.encode.embedder import TextEmbedder, check_device
 from classifier_free_guidance_pytorch.corpus.encode.job import Job
 from classifier_free_guidance_pytorch.corpus.encode.progress import log, progress_bar
 from classifier_free_guidance_pytorch.corpus.read.sources import Source, open_source
@@ -70,7 +70,9 @@ def embed_corpus(
         MissingDependencyError: An encoder or a library cannot be read.
     """
     rank = Rank.from_environment()
-    _check_arguments(shard_rows, engine, ray_address, workers, rank)
+    _check_arguments(out, shard_rows, engine, ray_address, workers, rank)
+    if engine == 'local':  # the workers of Ray may be on other machines
+        check_device(embedder.device)
     run = Run(Path(out), open_source(source, column, split, limit), embedder, rank, shard_rows, keep_empty, quiet)
     embedder.records()  # builds the encoders
     run.check_folder()
@@ -92,8 +94,12 @@ def embed_corpus(
         return run.finish(job)
 
 
-def _check_arguments(shard_rows: int, engine: str, ray_address: str | None, workers: int | None, rank: Rank) -> None:
+def _check_arguments(
+    out: str | PathLike[str], shard_rows: int, engine: str, ray_address: str | None, workers: int | None, rank: Rank
+) -> None:
     """Refuse what cannot work together."""
+    if not fspath(out).strip() or '\0' in fspath(out):
+        raise ConfigError(f'out is the folder of the store, but got the name {fspath(out)!r}')
     if shard_rows < 1:
         raise ConfigError(f'shard_rows counts captions and is at least 1, but got {shard_rows}')
     if engine not in ENGINES:
@@ -118,15 +124,16 @@ class Run:
     keep_empty: bool
     quiet: bool
 
-    def plan(self, captions: int, unique: int, skipped: dict[str, int]) -> Plan:
+    def plan(self, captions: int, unique: int, skipped: dict[str, int], digest: str | None = None) -> Plan:
         """Return the plan of these arguments.
 
         Args:
             captions: The number of captions that a scan found.
             unique: The number of different ones.
             skipped: The number of skipped entries, by reason.
+            digest: The digest of the input, where it is known; else the input is hashed.
         """
-        source = {**self.source.fingerprint(), 'empty': 'kept' if self.keep_empty else 'skipped'}
+        source = {**self.source.fingerprint(digest), 'empty': 'kept' if self.keep_empty else 'skipped'}
         records, batch_size, precision = self.embedder.records(), self.embedder.batch_size, self.embedder.precision
         return Plan(source, records, self.shard_rows, captions, unique, skipped, batch_size, precision)
 
@@ -163,7 +170,9 @@ class Run:
         if not plan_path(self.directory).exists():
             return None
         plan = Plan.read(self.directory)
-        differences = self.plan(plan.captions, plan.unique, plan.skipped).differences(plan)
+        # one rank hashes the input: the others read only captions of the store
+        digest = None if self.rank.is_leader else str(plan.source.get('digest'))
+        differences = self.plan(plan.captions, plan.unique, plan.skipped, digest).differences(plan)
         if differences:
             raise ConfigError(
                 f'{self.directory} holds a different run: {"; ".join(differences)}. Pass a different folder, or the arguments of '

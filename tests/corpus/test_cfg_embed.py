@@ -38,7 +38,7 @@ def test_captions_in_encodings_out(captions, tmp_path, capsys):
     assert printed.out == ''
     assert 'cfg-embed: 6 captions, 5 different ones, in 3 shards' in printed.err
     assert 'cfg-embed: skipped: 1 empty (line 3)' in printed.err
-    assert 'captions/s' in printed.err
+    assert 'captions/s' not in printed.err  # a bar is for terminals
     assert f'cfg-embed: {tmp_path / "store"} is complete: 7 files' in printed.err
     store, encoder = EmbeddingStore(tmp_path / 'store'), build_encoder('mini')
     for row, text in enumerate(text for text in TEXTS if text):
@@ -88,7 +88,6 @@ def test_the_rank_that_completes_a_store_says_so(captions, tmp_path, capsys, mon
         monkeypatch.setenv('RANK', rank)
         assert embed(captions, tmp_path / 'store') == 0
         printed[rank] = capsys.readouterr().err
-    assert 'encoding, rank 0 of 2: 100%' in printed['0']
     assert 'cfg-embed: rank 0 is done; 1 files of other ranks are yet to come' in printed['0']
     assert printed['1'].splitlines()[-1].startswith(f'cfg-embed: {tmp_path / "store"} is complete: 7 files')
     assert embed(captions, tmp_path / 'store') == 0

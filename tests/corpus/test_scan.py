@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from classifier_free_guidance_pytorch.corpus.read.formats import Bad
+from classifier_free_guidance_pytorch.corpus.read.entries import Bad
 from classifier_free_guidance_pytorch.corpus.scan import merging
 from classifier_free_guidance_pytorch.corpus.scan.first_pass import Skipped, scan
 from classifier_free_guidance_pytorch.corpus.store.layout import INDEX, captions_name

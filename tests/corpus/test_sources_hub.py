@@ -5,7 +5,7 @@ from __future__ import annotations
 import datasets
 import pytest
 
-from classifier_free_guidance_pytorch.corpus.read.formats import Bad
+from classifier_free_guidance_pytorch.corpus.read.entries import Bad
 from classifier_free_guidance_pytorch.corpus.read.sources import open_source
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
 from tests.corpus.test_sources import captions

@@ -191,10 +191,10 @@ class TextEmbedder:
             ConfigError: This machine does not have the device.
             UsageError: A feature is not finite in the dtype in which it is stored.
         """
-        _check_device(self.device)
+        check_device(self.device)
         pooled: list[Tensor | None] = [None] * len(tokenized.captions)
         tokens = list(pooled)
-        for batch in torch.split(tokenized.order, self.batch_size):
+        for batch in torch.split(tokenized.order, min(self.batch_size, len(tokenized.order))):
             encoding = self._encode_batch(encoder, tokenized, batch)
             indices = batch.tolist()
             if self.pooled:
@@ -271,10 +271,14 @@ def _parse_device(device: torch.device | str | int) -> torch.device:
         raise ConfigError(f"device is a name such as 'cpu', 'cuda' or 'cuda:1', but got {device!r} ({error})") from error
 
 
-def _check_device(device: torch.device) -> None:
-    """Refuse a device that this machine does not have."""
+def check_device(device: torch.device) -> None:
+    """Refuse a device that this machine does not have, or that holds no numbers.
+
+    Raises:
+        ConfigError: The message names the device.
+    """
     try:
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         cause = str(error).partition('\n')[0]
         raise ConfigError(

@@ -7,31 +7,28 @@ entry; a file that cannot be read at all is a `ConfigError`. Files are read as s
 
 from __future__ import annotations
 
-import csv
+import codecs
+import hashlib
 import json
-import tarfile
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, TextIO, TypeAlias
+from typing import Any
 
-from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
-
-Place: TypeAlias = int | str
-Entry: TypeAlias = tuple[Place, Any]
+from classifier_free_guidance_pytorch.corpus.read.archives import members
+from classifier_free_guidance_pytorch.corpus.read.entries import Bad, Entry
+from classifier_free_guidance_pytorch.corpus.read.streams import import_pyarrow, open_text
+from classifier_free_guidance_pytorch.corpus.read.tables import csv_records
+from classifier_free_guidance_pytorch.errors import ConfigError
 
 _BATCH_ROWS = 4096
 _PEEKED = 1000  # lines or members that are read to find the columns
-_CELL = 1 << 24  # characters in a cell of CSV: without a limit, an unclosed quote would read the rest of the file into memory
+_ENTRY = 1 << 26  # bytes in a line or a member, without a limit: a compressed megabyte may be a line of a gigabyte
+_CHUNK = 1 << 20
 
 
-@dataclass(frozen=True)
-class Bad:
-    """An entry without a caption, and the reason, in words that can be counted."""
-
-    reason: str
+TOO_LONG = Bad(f'longer than {_ENTRY:,} bytes')
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,7 @@ class Format:
         entries: A function from path and column to the entries of a file.
         columns: A function from a path to the columns of the file; None for a format without columns.
         column: The description of a column for errors, with {} for its name.
+        content: A function from path and column to the bytes that decide which captions the file has.
     """
 
     kind: str
@@ -51,24 +49,50 @@ class Format:
     entries: Callable[[Path, str], Iterator[Entry]]
     columns: Callable[[Path], list[str]] | None = None
     column: str = 'column {} of strings'
+    content: Callable[[Path, str], Iterator[bytes]] = lambda path, column: read_bytes(path)
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_bytes(path: Path) -> Iterator[bytes]:
+    """Yield the bytes of a file as they are on the disk."""
+    with path.open('rb') as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def digest_of(paths: Iterable[Path], content: Callable[[Path], Iterable[bytes]] = read_bytes) -> str:
+    """Return a digest of the names and the content of files.
+
+    Args:
+        paths: The files.
+        content: What is hashed of a file; all of it by default.
+    """
+    whole = hashlib.sha256()
+    for path in paths:
+        one = hashlib.sha256()
+        for chunk in content(path):
+            one.update(chunk)
+        whole.update(f'{path.name}\0{one.hexdigest()}\0'.encode('utf-8', 'surrogateescape'))
+    return whole.hexdigest()
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes | Bad]]:
     """Yield the lines of a text file, numbered from 1, as bytes: one that is not UTF-8 spoils no other.
 
     Only a line feed ends a line: the other separators of Unicode are part of a caption.
 
     Raises:
-        ConfigError: The file is UTF-16.
+        ConfigError: The file is damaged, or is not UTF-8 at all.
     """
-    with path.open('rb') as file:
-        start = file.read(3)
-        if start.startswith((b'\xff\xfe', b'\xfe\xff')):
-            raise ConfigError(f'{path} is UTF-16, but captions are UTF-8: iconv -f UTF-16 -t UTF-8 converts it')
-        if start != b'\xef\xbb\xbf':  # a byte order mark is no part of the first caption
-            file.seek(0)
-        for number, line in enumerate(file, start=1):
-            yield number, line.removesuffix(b'\n').removesuffix(b'\r')
+    number = 0
+    with open_text(path) as file:
+        while line := file.readline(_ENTRY):
+            number += 1
+            if len(line) < _ENTRY or line.endswith(b'\n'):
+                yield number, line.removesuffix(b'\n').removesuffix(b'\r')
+            else:
+                while line and not line.endswith(b'\n'):
+                    line = file.readline(_ENTRY)
+                yield number, TOO_LONG
 
 
 def read_txt(path: Path, column: str) -> Iterator[Entry]:
@@ -78,12 +102,26 @@ def read_txt(path: Path, column: str) -> Iterator[Entry]:
 
 def read_jsonl(path: Path, column: str) -> Iterator[Entry]:
     """Yield the captions in a file of one JSON object per line."""
+    key = json.dumps(column).encode()
     for number, line in read_lines(path):
         parsed = _parse_json(line)
-        if isinstance(parsed, dict):
-            yield number, parsed.get(column)
-        else:
+        if not isinstance(parsed, dict):
             yield number, parsed if isinstance(parsed, Bad) else Bad('not a JSON object')
+        elif isinstance(line, bytes) and line.count(key) > 1 and _has_twice(line, column):
+            yield number, Bad(f'the key {column!r} twice')
+        else:
+            yield number, parsed.get(column)
+
+
+def _has_twice(line: bytes, column: str) -> bool:
+    """Return whether the object in a line, not one inside it, has a key twice."""
+    outer: list[tuple[str, Any]] = []
+
+    def keep(pairs: list[tuple[str, Any]]) -> None:
+        outer[:] = pairs  # the outer object ends last
+
+    json.loads(line, object_pairs_hook=keep)
+    return sum(key == column for key, _ in outer) > 1
 
 
 def jsonl_columns(path: Path) -> list[str]:
@@ -96,11 +134,13 @@ def jsonl_columns(path: Path) -> list[str]:
     return [key for key, found in kinds.items() if str in found or found == {type(None)}]
 
 
-def _parse_json(line: bytes) -> Any:
+def _parse_json(line: bytes | Bad) -> Any:
     try:
-        text = line.decode()
+        text = line if isinstance(line, Bad) else line.decode()
     except UnicodeDecodeError:
         return Bad('not UTF-8')
+    if isinstance(text, Bad):
+        return text
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -109,7 +149,7 @@ def _parse_json(line: bytes) -> Any:
 
 def read_csv(path: Path, column: str) -> Iterator[Entry]:
     """Yield the captions below a header, by the line on which each record starts."""
-    records = _csv_records(path)
+    records = csv_records(path)
     _, header = next(records)
     position = header.index(column)
     for number, cells in records:
@@ -128,82 +168,28 @@ def csv_columns(path: Path) -> list[str]:
     Raises:
         ConfigError: The file has none.
     """
-    _, header = next(_csv_records(path), (1, []))
+    _, header = next(csv_records(path), (1, []))
     if isinstance(header, Bad):
         raise ConfigError(f'{path} has no header: its first line is {header.reason}')
     return list(header)
 
 
-class _Lines(Iterator[str]):
-    """The lines of a file, counted; all lines of a record but its first can be read again."""
-
-    def __init__(self, file: TextIO) -> None:
-        self.file = file
-        self.number = 0  # of the last line
-        self.record: list[str] = []
-        self._again: deque[str] = deque()
-
-    def __next__(self) -> str:
-        line = self._again.popleft() if self._again else next(self.file)
-        self.record.append(line)
-        self.number += 1
-        return line
-
-    def start_record(self) -> int:
-        """Start a record with the next line, and return the number of that line."""
-        self.record = []
-        return self.number + 1
-
-    def rewind(self) -> None:
-        """Go back to the second line of the record."""
-        self._again.extendleft(reversed(self.record[1:]))
-        self.number -= len(self.record) - 1
-
-
-def _csv_records(path: Path) -> Iterator[tuple[Place, Any]]:
-    """Yield lists of cells, and the line on which each starts. Bytes that are not UTF-8 become lone surrogates, found later.
-
-    An unclosed quote spoils only its own line.
-    """
-    next(read_lines(path), None)  # refuses UTF-16
-    with path.open(encoding='utf-8-sig', errors='surrogateescape', newline='') as file:
-        lines = _Lines(file)
-        reader = csv.reader(lines, delimiter='\t' if path.suffix.lower() == '.tsv' else ',', strict=True)
-        while True:
-            number = lines.start_record()
-            try:
-                yield number, _next_record(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                unclosed = _UNCLOSED_QUOTE.get(str(error).partition(' (')[0])
-                if unclosed is None:
-                    yield number if lines.number == number else f'{number} to {lines.number}', Bad('not CSV')
-                else:
-                    lines.rewind()
-                    yield number, Bad(unclosed)
-
-
-_UNCLOSED_QUOTE = {  # by the library's messages, at the end of the file or before
-    'unexpected end of data': 'not CSV, a quote is not closed',
-    'field larger than field limit': f'not CSV, a quote is not closed within {_CELL:,} characters',
-}
-
-
-def _next_record(reader: Any) -> list[str]:
-    """Return the next record. The limit of a cell belongs to the process, so it is restored."""
-    before = csv.field_size_limit(_CELL)
-    try:
-        return next(reader)
-    finally:
-        csv.field_size_limit(before)
-
-
 def read_parquet(path: Path, column: str) -> Iterator[Entry]:
     """Yield the captions of a Parquet file, by rows counted from 0."""
     number = 0
-    for batch in _parquet(path).iter_batches(batch_size=_BATCH_ROWS, columns=[column]):
-        for value in arrow_values(batch.column(0)):
+    batches = _parquet(path).iter_batches(batch_size=_BATCH_ROWS, columns=[column])
+    while True:
+        try:
+            batch = next(batches, None)
+            # by its name: the column 'a.b' comes with the field b of the column 'a'
+            values = None if batch is None else arrow_values(batch.column(batch.schema.get_field_index(column)))
+        except (import_pyarrow().ArrowException, OSError) as error:
+            raise ConfigError(
+                f'{path} is damaged: its column {column!r} cannot be read after row {number:,} ({error})'
+            ) from error
+        if values is None:
+            return
+        for value in values:
             yield number, value
             number += 1
 
@@ -218,30 +204,17 @@ def _parquet(path: Path) -> Any:
     from pyarrow import parquet
 
     try:
-        return parquet.ParquetFile(path)
+        return parquet.ParquetFile(path, page_checksum_verification=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise ConfigError(f'{path} is not a Parquet file, or is damaged ({error})') from error
-
-
-def import_pyarrow() -> Any:
-    """Import pyarrow.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-    """
-    try:
-        import pyarrow
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"Parquet files and datasets are read with pyarrow ({error}): pip install 'classifier-free-guidance-pytorch[corpus]'"
-        ) from error
-    return pyarrow
 
 
 def is_text(kind: Any) -> bool:
     """Return whether an Arrow type holds strings, plainly, as a dictionary or in lists."""
     types = import_pyarrow().types
-    if types.is_dictionary(kind) or _is_list(kind):
+    if _is_list(kind):
+        return not _is_list(kind.value_type) and is_text(kind.value_type)
+    if types.is_dictionary(kind):
         return is_text(kind.value_type)
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
@@ -264,42 +237,25 @@ def arrow_values(array: Any) -> list[Any]:
 
 def read_tar(path: Path, column: str) -> Iterator[Entry]:
     """Yield the captions of a WebDataset. Neighbouring members with one key are a sample; `column` is the caption's suffix."""
-    key, caption = None, None
-    for found, suffix, content in _members(path, column):
-        if key is not None and found != key:
-            yield key, Bad(f'no .{column} member') if caption is None else caption
-            caption = None
-        key = found
-        caption = content if suffix == column else caption
-    if key is not None:
-        yield key, Bad(f'no .{column} member') if caption is None else caption
+    for key, sample in groupby(members(path, column, _ENTRY), key=lambda member: member.key):
+        found = list(islice((member.content for member in sample if member.suffix == column), 2))
+        if len(found) != 1:
+            yield key, Bad(f'several .{column} members' if found else f'no .{column} member')
+        elif len(found[0]) > _ENTRY:
+            yield key, TOO_LONG
+        else:  # the ends of a text file are no part of the caption
+            yield key, found[0].removeprefix(codecs.BOM_UTF8).removesuffix(b'\n').removesuffix(b'\r')
 
 
 def tar_columns(path: Path) -> list[str]:
     """Return the suffixes of the first members."""
-    return list(dict.fromkeys(suffix for _, suffix, _ in islice(_members(path), _PEEKED)))
+    return list(dict.fromkeys(member.suffix for member in islice(members(path, None, 0), _PEEKED)))
 
 
-def _members(path: Path, wanted: str | None = None) -> Iterator[tuple[str, str, bytes]]:
-    """Yield key and suffix of every file in an archive, and its content if it has the wanted suffix."""
-    key = None
-    try:
-        with tarfile.open(path) as archive:
-            while (member := archive.next()) is not None:
-                vars(archive)['members'] = []  # or they would grow with the archive
-                if member.isfile():
-                    key, suffix = _key_of(member.name)
-                    file: Any = archive.extractfile(member)
-                    yield key, suffix, file.read() if suffix == wanted else b''
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ConfigError(f'{path} is not a tar archive, or is damaged: it ends after {key!r} ({error})') from error
-
-
-def _key_of(name: str) -> tuple[str, str]:
-    """Split `'00/cat.seg.png'` into `('00/cat', 'seg.png')`, as WebDataset does."""
-    folder, slash, file = name.rpartition('/')
-    stem, _, suffix = file.partition('.')
-    return f'{folder}{slash}{stem}', suffix
+def tar_content(path: Path, column: str) -> Iterator[bytes]:
+    """Yield the names of the members and the captions; the pictures beside them are none of a store's business."""
+    for key, suffix, content in members(path, column, _ENTRY):
+        yield f'{key}\0{suffix}\0{len(content)}\0'.encode('utf-8', 'surrogateescape') + content
 
 
 CSV = Format('csv', 'line', read_csv, csv_columns)
@@ -309,7 +265,7 @@ FORMATS = {
     '.csv': CSV,
     '.tsv': CSV,
     '.parquet': Format('parquet', 'row', read_parquet, parquet_columns),
-    '.tar': Format('webdataset', 'sample', read_tar, tar_columns, 'member with the suffix {} (column says which)'),
+    '.tar': Format('webdataset', 'sample', read_tar, tar_columns, 'member with the suffix {} (column says which)', tar_content),
 }
 
 
@@ -335,10 +291,17 @@ def choose_column(
     if asked is not None:
         if asked not in columns:
             raise ConfigError(f'{where} has no {what.format(repr(asked))}: it has {listed}')
-        return asked
+        return _only(where, columns, asked)
     usual = [name for name in _USUAL_COLUMNS if name in columns]
     if not usual and len(columns) != 1:
         raise ConfigError(
             f'{where} has several columns, or none, that could be the captions: choose with {option}; it has {listed}'
         )
-    return (usual or list(columns))[0]
+    return _only(where, columns, (usual or list(columns))[0])
+
+
+def _only(where: object, columns: Sequence[str], chosen: str) -> str:
+    """Return the chosen column, which nothing else is called."""
+    if columns.count(chosen) > 1:
+        raise ConfigError(f'{where} has {columns.count(chosen)} columns {chosen!r}: rename all but the one with the captions')
+    return chosen

@@ -8,7 +8,9 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from classifier_free_guidance_pytorch.corpus.read.formats import Entry, arrow_values, choose_column, is_text
+from classifier_free_guidance_pytorch.corpus.read.entries import Entry
+from classifier_free_guidance_pytorch.corpus.read.formats import arrow_values, choose_column, digest_of, is_text
+from classifier_free_guidance_pytorch.corpus.read.streams import import_pyarrow
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
 
 _BATCH_ROWS = 4096
@@ -21,19 +23,29 @@ class DatasetSource:
     dataset: Any
     column: str
     identity: dict[str, Any]
+    files: tuple[Path, ...] = ()
     unit: str = 'row'
 
     def entries(self) -> Iterator[Entry]:
         """Yield the value of every row, counted from 0."""
         number = 0
-        for table in self.dataset.select_columns([self.column]).with_format('arrow').iter(batch_size=_BATCH_ROWS):
-            for value in arrow_values(table.column(0)):
+        tables = self.dataset.select_columns([self.column]).with_format('arrow').iter(batch_size=_BATCH_ROWS)
+        while True:
+            try:
+                table = next(tables, None)
+                values = () if table is None else arrow_values(table.column(0))
+            except (import_pyarrow().ArrowException, OSError) as error:
+                raise ConfigError(f'the dataset cannot be read after row {number:,} ({error})') from error
+            if table is None:
+                return
+            for value in values:
                 yield number, value
                 number += 1
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Return name, configuration and split, or the fingerprint that `datasets` gave a folder."""
-        return {'kind': 'dataset', 'column': self.column, **self.identity}
+    def fingerprint(self, digest: str | None = None) -> dict[str, Any]:
+        """Return name, configuration and split, or a digest of the tables in a folder."""
+        content = {'digest': digest or digest_of(self.files)} if self.files else {}
+        return {'kind': 'dataset', 'column': self.column, **self.identity, **content}
 
 
 def open_dataset(source: str | PathLike[str], column: str | None, split: str | None) -> DatasetSource:
@@ -61,11 +73,18 @@ def open_dataset(source: str | PathLike[str], column: str | None, split: str | N
     features = dataset.features or next(iter(dataset.take(1))).keys()
     kinds = getattr(features, 'arrow_schema', None)
     columns = [field.name for field in kinds if is_text(field.type)] if kinds is not None else list(features)
-    return DatasetSource(dataset, choose_column(source, columns, column), identity)
+    files = tuple(Path(file['filename']) for file in getattr(dataset, 'cache_files', ()))
+    return DatasetSource(dataset, choose_column(source, columns, column), identity, files)
 
 
 def _from_folder(datasets: Any, folder: Path, split: str | None) -> tuple[Any, dict[str, Any]]:
-    found = datasets.load_from_disk(folder)
+    try:
+        found = datasets.load_from_disk(folder)
+    except Exception as error:  # broken JSON or tables, of any kind: the library does not check its files
+        raise ConfigError(
+            f'{folder} has the files of save_to_disk, but cannot be read as such ({type(error).__name__}: {error}): write it '
+            'again, or remove state.json and dataset_dict.json if it holds files of captions'
+        ) from error
     if isinstance(found, datasets.DatasetDict):
         if split is None and len(found) == 1:
             split = next(iter(found))
@@ -74,7 +93,7 @@ def _from_folder(datasets: Any, folder: Path, split: str | None) -> tuple[Any, d
         found = found[split]
     elif split is not None:
         raise ConfigError(f'split={split!r} was passed, but the dataset in {folder} has no splits')
-    return found, {'split': split, 'fingerprint': found._fingerprint, 'rows': len(found)}
+    return found, {'split': split, 'rows': len(found)}
 
 
 def _from_hub(datasets: Any, source: str, split: str | None) -> tuple[Any, dict[str, Any]]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Protocol
 
-from classifier_free_guidance_pytorch.corpus.read.formats import FORMATS, Bad, Entry, Format, choose_column
+from classifier_free_guidance_pytorch.corpus.read.entries import Entry
+from classifier_free_guidance_pytorch.corpus.read.formats import FORMATS, Format, choose_column, digest_of
+from classifier_free_guidance_pytorch.corpus.read.streams import COMPRESSED, suffixes
 from classifier_free_guidance_pytorch.errors import ConfigError
-
-_END_BYTES = 1 << 16
 
 
 class Source(Protocol):
@@ -26,8 +26,12 @@ class Source(Protocol):
     def entries(self) -> Iterator[Entry]:
         """Yield every entry with its place, from the start; see `formats.py`."""
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Return what identifies the input, in JSON: the same for the same captions in any folder."""
+    def fingerprint(self, digest: str | None = None) -> dict[str, Any]:
+        """Return what identifies the input, in JSON: the same for the same captions in any folder.
+
+        Args:
+            digest: What is known to be the digest of its content, which then is not read.
+        """
 
 
 @dataclass(frozen=True)
@@ -49,19 +53,12 @@ class FileSource:
             for place, value in self.format.entries(path, self.column):
                 yield place if len(self.paths) == 1 else f'{path.name}:{place}', value
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Return a digest of names, sizes and both ends of the files: enough to compare inputs without reading them twice."""
-        digest = hashlib.sha256()
-        for path in self.paths:
-            size = path.stat().st_size
-            digest.update(f'{path.name}\0{size}\0'.encode('utf-8', 'surrogateescape'))
-            with path.open('rb') as file:
-                digest.update(file.read(_END_BYTES))
-                file.seek(max(0, size - _END_BYTES))
-                digest.update(file.read(_END_BYTES))
+    def fingerprint(self, digest: str | None = None) -> dict[str, Any]:
+        """Return names, sizes and a digest of all that decides the captions, in all files."""
         size = sum(path.stat().st_size for path in self.paths)
         described = {'kind': self.format.kind, 'column': self.column}
-        return {**described, 'files': len(self.paths), 'bytes': size, 'digest': digest.hexdigest()}
+        digest = digest or digest_of(self.paths, lambda path: self.format.content(path, self.column))
+        return {**described, 'files': len(self.paths), 'bytes': size, 'digest': digest}
 
 
 @dataclass(frozen=True)
@@ -78,11 +75,11 @@ class LimitedSource:
 
     def entries(self) -> Iterator[Entry]:
         """Yield the first entries; bad ones count too."""
-        return islice(self.source.entries(), self.limit)
+        return islice(self.source.entries(), min(self.limit, sys.maxsize))
 
-    def fingerprint(self) -> dict[str, Any]:
+    def fingerprint(self, digest: str | None = None) -> dict[str, Any]:
         """Return that of the source, and the limit."""
-        return {**self.source.fingerprint(), 'limit': self.limit}
+        return {**self.source.fingerprint(digest), 'limit': self.limit}
 
 
 def open_source(
@@ -91,9 +88,9 @@ def open_source(
     """Open an input, and check as much of it as is possible without reading it all.
 
     Args:
-        source: A `.txt`, `.jsonl`, `.csv`, `.tsv`, `.parquet` or WebDataset `.tar` file, a folder of such files of one kind, a
-            folder written by `datasets.save_to_disk`, or the name of a dataset on the Hugging Face hub (`'name'` or
-            `'name:config'`).
+        source: A `.txt`, `.jsonl`, `.csv`, `.tsv`, `.parquet` or WebDataset `.tar` file, all but Parquet also compressed
+            (`.txt.gz`, `.bz2`, `.xz`, `.zst`); a folder of such files of one kind, hidden ones left out; a folder written by
+            `datasets.save_to_disk`; or the name of a dataset on the Hugging Face hub (`'name'` or `'name:config'`).
         column: The column of the captions; None for `caption`, `text`, `prompt` or the only column. Of a WebDataset, the suffix
             of the members that are captions, by default `txt`.
         split: The split of a dataset; None for `train`, or for the only one of a folder.
@@ -105,7 +102,10 @@ def open_source(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f'limit counts captions and is at least 1, but got {limit}')
+    if not fspath(source).strip() or '\0' in fspath(source):
+        raise ConfigError(f'the input is a file, a folder or the name of a dataset, but got the name {fspath(source)!r}')
     path = Path(source)
+    _check_regular(path)
     if path.is_file() or (path.is_dir() and not _is_saved_dataset(path)):
         if split is not None:
             raise ConfigError(f'split={split!r} chooses from a dataset of Hugging Face, but {source} is not one')
@@ -113,41 +113,12 @@ def open_source(
     else:
         from classifier_free_guidance_pytorch.corpus.read.hub import open_dataset
 
-        if not path.is_dir() and (path.suffix in FORMATS or str(source).startswith(('.', '/', '~'))):
+        if not path.is_dir() and (suffixes(path)[0] in FORMATS or str(source).startswith(('.', '/', '~'))):
             raise ConfigError(f'{source} does not exist: pass a file, a folder or the name of a dataset')
         found = open_dataset(source, column, split)
     if next(found.entries(), None) is None:
         raise ConfigError(f'{source} is empty: it holds no captions')
     return found if limit is None else LimitedSource(found, limit)
-
-
-def captions_of(value: Any, keep_empty: bool) -> list[str | Bad]:
-    """Return the captions in an entry's value, a string or a list of strings, or the reason why there is none."""
-    values = value if isinstance(value, list) else [value]
-    return [caption_of(one, keep_empty) for one in values or [Bad('an empty list')]]
-
-
-def caption_of(value: Any, keep_empty: bool) -> str | Bad:
-    """Return the caption in a value, or the reason why there is none.
-
-    Example:
-        >>> caption_of(b'a dog', keep_empty=False), caption_of(None, keep_empty=False), caption_of(' ', keep_empty=False)
-        ('a dog', Bad(reason='missing'), Bad(reason='empty'))
-    """
-    if isinstance(value, Bad):
-        return value
-    if value is None:
-        return Bad('missing')
-    try:
-        if isinstance(value, bytes):
-            value = value.decode()
-        elif isinstance(value, str):
-            value.encode()  # fails for lone surrogates, which UTF-8 cannot hold
-        else:
-            return Bad('not a string')
-    except UnicodeError:
-        return Bad('not UTF-8')
-    return value if keep_empty or value.strip() else Bad('empty')
 
 
 def _is_saved_dataset(folder: Path) -> bool:
@@ -158,14 +129,14 @@ def _is_saved_dataset(folder: Path) -> bool:
 def _files(path: Path, column: str | None) -> FileSource:
     """Return the files of an input that exists."""
     paths = [path] if path.is_file() else sorted(file for file in path.iterdir() if _is_known(file))
-    known = ', '.join(FORMATS)
+    known = f'{", ".join(FORMATS)} (or compressed: {", ".join(COMPRESSED)})'
     if not paths:
         below = next((file.parent for file in path.rglob('*') if _is_known(file)), None)
         hint = '' if below is None else f'; the folder {below} has one, so pass that'
         raise ConfigError(f'the folder {path} holds no captions: it has no file with one of the suffixes {known}{hint}')
-    if not _is_known(paths[0]):
+    if suffixes(paths[0])[0] not in FORMATS:
         raise ConfigError(f'{path} is of an unknown kind: captions are read from files with one of the suffixes {known}')
-    formats = {file.suffix.lower(): FORMATS[file.suffix.lower()] for file in paths}
+    formats = {suffix: FORMATS[suffix] for suffix, _ in map(suffixes, paths)}
     if len(formats) > 1:
         raise ConfigError(
             f'the folder {path} holds files of several kinds, {", ".join(formats)}: pass one, or a folder of one kind'
@@ -176,8 +147,16 @@ def _files(path: Path, column: str | None) -> FileSource:
 
 
 def _is_known(path: Path) -> bool:
-    """Return whether a path is a file of a known format."""
-    return path.suffix.lower() in FORMATS and path.is_file()
+    """Return whether a path in a folder is a file of a known format that is not hidden."""
+    return suffixes(path)[0] in FORMATS and not path.name.startswith('.') and not path.is_dir()
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what exists and can be read once at most, or never ends, and a link to nothing."""
+    if (path.exists() and not path.is_file() and not path.is_dir()) or (path.is_symlink() and not path.exists()):
+        raise ConfigError(
+            f'{path} is a pipe, a device or a broken link: captions are read more than once, so pass a file or a folder'
+        )
 
 
 def _column(paths: Sequence[Path], one: Format, asked: str | None) -> str:
@@ -202,6 +181,7 @@ def _column(paths: Sequence[Path], one: Format, asked: str | None) -> str:
 def _check_readable(paths: Sequence[Path]) -> None:
     """Refuse files that are empty or cannot be opened, before anything reads them."""
     for path in paths:
+        _check_regular(path)
         try:
             with path.open('rb') as file:
                 if not file.read(1) and len(paths) == 1:

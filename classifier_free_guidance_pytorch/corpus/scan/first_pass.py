@@ -6,6 +6,7 @@ It needs memory for a few thousand captions, however many there are, and about t
 from __future__ import annotations
 
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ from typing import BinaryIO
 
 import torch
 
-from classifier_free_guidance_pytorch.corpus.read.formats import Bad, Place
-from classifier_free_guidance_pytorch.corpus.read.sources import Source, captions_of
+from classifier_free_guidance_pytorch.corpus.read.entries import Bad, Place, captions_of
+from classifier_free_guidance_pytorch.corpus.read.sources import Source
 from classifier_free_guidance_pytorch.corpus.scan.merging import Merged, merge_equal
 from classifier_free_guidance_pytorch.corpus.store.layout import CAPTIONS
 from classifier_free_guidance_pytorch.corpus.store.shards import caption_digest, write_captions, write_index
@@ -156,5 +157,5 @@ def _next_text(file: BinaryIO) -> bytes:
 
 
 def _shards_of(captions: Iterator[str], shard_rows: int) -> Iterator[list[str]]:
-    while shard := list(islice(captions, shard_rows)):
+    while shard := list(islice(captions, min(shard_rows, sys.maxsize))):
         yield shard

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from classifier_free_guidance_pytorch.corpus.read.sources import caption_of
+from classifier_free_guidance_pytorch.corpus.read.entries import caption_of
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 

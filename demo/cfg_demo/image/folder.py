@@ -12,8 +12,8 @@ from torch.utils.data import Dataset
 from cfg_demo.image.captions import checked_captions, few
 from cfg_demo.image.picture import Captioned, to_tensor
 from cfg_demo.progress import progress_bar
+from classifier_free_guidance_pytorch.corpus.read.entries import caption_of
 from classifier_free_guidance_pytorch.corpus.read.formats import FORMATS, choose_column
-from classifier_free_guidance_pytorch.corpus.read.sources import caption_of
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff')
