@@ -27,6 +27,8 @@ from classifier_free_guidance_pytorch.guidance._rescale import Renorm, Rescale, 
 from classifier_free_guidance_pytorch.guidance._tcfg import TCFG, tcfg
 from classifier_free_guidance_pytorch.guidance._weak import Weak, weak
 from classifier_free_guidance_pytorch.guidance.combine import InSpace, OnChannels, Rule, Sum, Then
+from classifier_free_guidance_pytorch.guidance.configs import from_config, to_config
+from classifier_free_guidance_pytorch.guidance.guider import diffusers_guider
 from classifier_free_guidance_pytorch.guidance.presets import PRESETS, Preset, preset
 from classifier_free_guidance_pytorch.guidance.rule import BRANCHES, Predictions, State, Step
 from classifier_free_guidance_pytorch.guidance.scales import convert_scale
@@ -48,7 +50,8 @@ __all__ = [
     'APG', 'BRANCHES', 'CFG', 'FDG', 'MAMBOG', 'NAG', 'PRESETS', 'RAAG', 'SPACES', 'TCFG', 'Adaptive', 'CFGZeroStar', 'Chain',
     'Compose', 'Discrete', 'InSpace', 'Logits', 'OnChannels', 'PerpNeg', 'Predictions', 'Preset', 'Renorm', 'Rescale',
     'ReuseDelta', 'Rule', 'Schedule', 'State', 'Step', 'Sum', 'Then', 'Weak', 'apg', 'cfg', 'cfg_plus_plus', 'cfg_zero_star',
-    'chain', 'clamp_linear', 'compose', 'constant', 'convert', 'convert_scale', 'cosine', 'discrete', 'fdg', 'from_x0',
-    'interval', 'linear', 'logits', 'mambo_g', 'nag', 'perp_neg', 'piecewise', 'power_cosine', 'preset', 'raag', 'renorm',
-    'renorm_to_cond', 'rescale', 'rescale_to_cond', 'tcfg', 'to_x0', 'weak',
+    'chain', 'clamp_linear', 'compose', 'constant', 'convert', 'convert_scale', 'cosine', 'diffusers_guider', 'discrete',
+    'fdg', 'from_config', 'from_x0', 'interval', 'linear', 'logits', 'mambo_g', 'nag', 'perp_neg', 'piecewise',
+    'power_cosine', 'preset', 'raag', 'renorm', 'renorm_to_cond', 'rescale', 'rescale_to_cond', 'tcfg', 'to_config', 'to_x0',
+    'weak',
 ]  # fmt: skip

@@ -259,7 +259,14 @@ class InSpace(Wrapper):
                 f'a rule in {self.space} for a model that predicts {self.model!r} needs the noisy sample x= and its noise level '
                 f'sigma=; {"x" if x is None else "sigma"}= was not given'
             )
-        return convert(prediction, source, target, x, sigma, alpha_of(self.model, self.space, sigma, step.alpha))
+        alpha = alpha_of(self.model, self.space, sigma, step.alpha)
+        # at pure noise, and at none, one space says nothing of the other: what is little is taken for nothing on both ways
+        return convert(prediction, source, target, x, _not_zero(sigma), _not_zero(alpha))
+
+
+def _not_zero(level: Scale, least: float = 1e-3) -> Scale:
+    """Return a noise level, or the factor of the clean sample, that can be divided by."""
+    return level.clamp_min(least) if isinstance(level, Tensor) else max(level, least)
 
 
 @dataclass(frozen=True)
