@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_number
+from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_number, check_numbers
 from classifier_free_guidance_pytorch.guidance.reductions import Dims, norm, ratio, spread, widened
 
 
@@ -42,7 +44,16 @@ def rescale(guided: Tensor, cond: Tensor, phi: float) -> Tensor:
     return (widened(guided) * factor).to(guided.dtype)
 
 
-def renorm(guided: Tensor, cond: Tensor, r: float = 1.0, lo: float = 0.0, dim: Dims = None, hi: float = 1.0) -> Tensor:
+def renorm(
+    guided: Tensor,
+    cond: Tensor,
+    r: float = 1.0,
+    lo: float = 0.0,
+    dim: Dims = None,
+    hi: float = 1.0,
+    *,
+    percentiles: tuple[float, float] | None = None,
+) -> Tensor:
     """Keep the guided prediction as long as `cond`: `g * clamp(r * |c| / |g|, lo, hi)`.
 
     Args:
@@ -53,6 +64,8 @@ def renorm(guided: Tensor, cond: Tensor, r: float = 1.0, lo: float = 0.0, dim: D
         dim: Dimensions of a vector: all but the batch, or -1 for the tokens of `(b, n, d)`, as the pipelines cited below do.
         hi: The largest factor allowed: 1 (LongCat-Image) only shortens, `math.inf` (Lumina-Image 2.0, Qwen-Image) also
             lengthens.
+        percentiles: Measure lengths by the squares between these percentiles of each sample alone, such as `(45, 55)` (EP-CFG);
+            then over all but the batch.
 
     Returns:
         The renormalised prediction, in the shape and dtype of `guided`.
@@ -60,7 +73,8 @@ def renorm(guided: Tensor, cond: Tensor, r: float = 1.0, lo: float = 0.0, dim: D
     Raises:
         ShapeError, ConfigError: As for `guidance.apg`.
 
-    CFG renormalisation: Lumina-Image 2.0, arXiv 2503.21758; Qwen-Image, arXiv 2508.02324. Oracle: a loop in float64.
+    CFG renormalisation: Lumina-Image 2.0, arXiv 2503.21758; Qwen-Image, arXiv 2508.02324; by robust energy, EP-CFG, arXiv
+    2412.09966, section 3.2, with `hi=math.inf`. Oracle: a loop in float64.
 
     >>> import torch
     >>> renorm(torch.tensor([[6., 8.]]), torch.tensor([[3., 4.]]))
@@ -68,8 +82,21 @@ def renorm(guided: Tensor, cond: Tensor, r: float = 1.0, lo: float = 0.0, dim: D
     """
     check_number('renorm', 'r', r, 0)
     check_alike('renorm', {'guided': guided, 'cond': cond})
-    factor = (r * ratio(norm(cond, dim), norm(guided, dim), otherwise=1.0)).clamp(lo, hi)  # (b, 1, ...)
+    lengths = (norm(cond, dim), norm(guided, dim)) if percentiles is None else _robust_lengths(cond, guided, percentiles)
+    factor = (r * ratio(*lengths, otherwise=1.0)).clamp(lo, hi)  # (b, 1, ...)
     return (widened(guided) * factor).to(guided.dtype)
+
+
+def _robust_lengths(cond: Tensor, guided: Tensor, percentiles: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Return the roots of the squares of each prediction that lie between two percentiles of its own."""
+    lengths = []
+    for x in (cond, guided):
+        squares = widened(x).flatten(1).square()  # (b, n)
+        ordered = squares.detach().sort(1).values
+        low, high = (ordered[:, [round(at / 100 * (squares.shape[1] - 1))]] for at in percentiles)  # (b, 1)
+        kept = torch.where((squares >= low) & (squares <= high), widened(x).flatten(1), 0.0)
+        lengths.append(norm(kept).view(-1, *[1] * (x.ndim - 1)))  # (b, 1, ...)
+    return lengths[0], lengths[1]
 
 
 @dataclass(frozen=True)
@@ -99,19 +126,26 @@ class Renorm:
     `lo` is in [0, 1], and `hi` at least 1.
 
     >>> renorm_to_cond(dim=-1)
-    Renorm(r=1.0, lo=0.0, dim=-1, hi=1.0)
+    Renorm(r=1.0, lo=0.0, dim=-1, hi=1.0, percentiles=None)
     """
 
     r: float = 1.0
     lo: float = 0.0
     dim: Dims = None
     hi: float = 1.0
+    percentiles: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         check_number('Renorm', 'r', self.r, 0)
         check_number('Renorm', 'lo', self.lo, 0, 1)
         if self.hi != math.inf:
             check_number('Renorm', 'hi', self.hi, 1)
+        if self.percentiles is not None:
+            check_numbers('Renorm', 'percentiles', self.percentiles)
+            if len(self.percentiles) != 2 or not 0 <= self.percentiles[0] <= self.percentiles[1] <= 100 or self.dim is not None:
+                raise ConfigError(
+                    f'Renorm: percentiles must be (low, high) in [0, 100], without dim; got {self.percentiles} and dim={self.dim}'
+                )
 
     @property
     def keeps_cond(self) -> bool:
@@ -119,7 +153,7 @@ class Renorm:
         return max(self.lo, min(self.r, self.hi)) == 1
 
     def __call__(self, guided: Tensor, cond: Tensor) -> Tensor:
-        return renorm(guided, cond, self.r, self.lo, self.dim, self.hi)
+        return renorm(guided, cond, self.r, self.lo, self.dim, self.hi, percentiles=self.percentiles)
 
 
 # how a rule is written: rule.then(rescale_to_cond(0.7))

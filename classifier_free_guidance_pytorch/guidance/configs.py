@@ -70,10 +70,11 @@ def from_config(config: Mapping[str, Any]) -> Any:
 def _kinds() -> dict[str, Any]:
     """Return the classes that are written, by name."""
 
-    def below(cls: type) -> list[type]:
-        return [cls, *(one for sub in cls.__subclasses__() for one in below(sub))]
-
-    ours = [cls for base in (Rule, Schedule) for cls in below(base) if cls.__module__.startswith(__package__ or '')]
+    found: list[Any] = [Rule, Schedule]
+    for cls in found:  # grows on the way
+        found.extend(cls.__subclasses__())
+    concrete = [cls for cls in found[2:] if {'_guide', 'guide', '_at'} & set(vars(cls))]
+    ours = [cls for cls in concrete if cls.__module__.startswith(__package__ or '')]
     return {cls.__name__: cls for cls in (*ours, Rescale, Renorm, Preset)}
 
 

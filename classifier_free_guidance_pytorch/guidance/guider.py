@@ -12,7 +12,7 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError, UsageError
 from classifier_free_guidance_pytorch.guidance.combine import Combined, InSpace, Rule
 from classifier_free_guidance_pytorch.guidance.configs import from_config, to_config
-from classifier_free_guidance_pytorch.guidance.rule import Step, is_weak
+from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step, is_weak
 from classifier_free_guidance_pytorch.guidance.schedules import Schedule
 
 NAMES = {'cond': 'pred_cond', 'null': 'pred_uncond'}
@@ -140,8 +140,7 @@ class RuleGuider:
         if not self._is_on():
             guided = made['cond']
         elif self.rule.wanted(scale, step):
-            where = {'state': step.state, 'x': step.x, 'sigma': step.sigma, 'progress': step.progress}
-            guided = self.rule(**made, scale=scale, **where)
+            guided = self.rule.guide(Predictions.by_branch(made), scale, step)
         else:
             guided = self.rule.zero(made['cond'], step)
         return GuiderOutput(pred=guided, pred_cond=made.get('cond'), pred_uncond=made.get('null'))

@@ -6,7 +6,9 @@ import math
 from dataclasses import dataclass
 
 from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.guidance._apg import APG
 from classifier_free_guidance_pytorch.guidance._cfg import CFG
+from classifier_free_guidance_pytorch.guidance._cfg_zero import CFGZeroStar
 from classifier_free_guidance_pytorch.guidance._chain import Chain
 from classifier_free_guidance_pytorch.guidance._fdg import FDG
 from classifier_free_guidance_pytorch.guidance._nag import NAG
@@ -16,6 +18,7 @@ from classifier_free_guidance_pytorch.guidance._weak import Weak
 from classifier_free_guidance_pytorch.guidance.checks import Scale
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.schedules import Schedule, interval
+from classifier_free_guidance_pytorch.guidance.skip_null import Adaptive
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,49 @@ PRESETS: dict[str, Preset] = {
         'eps',
     ),
     'fdg-sdxl': Preset(FDG((10.0, 5.0)), 10.0, 'Stable Diffusion XL', 'arXiv 2506.19713, table 8', 'eps'),
+    'apg-sdxl': Preset(
+        APG(eta=0.0, norm=15.0, momentum=-0.5).in_x0('eps'),
+        15.0,
+        'Stable Diffusion XL',
+        'arXiv 2410.02416 (SDXL: eta 0, r 15, beta -0.5, w 15)',
+        'eps',
+    ),
+    'cfg-zero-star-sd35': Preset(
+        CFGZeroStar(zero_init=0.03),
+        3.5,
+        'Stable Diffusion 3.5 Large, 28 steps of which one is zero',
+        'arXiv 2503.18886, models/sd/infer.py of its authors',
+        'flow',
+    ),
+    'pag-sd15': Preset(
+        CFG() + Weak(3.0),
+        4.0,
+        "Stable Diffusion 1.5, perturbed_attention('mid_block.*.attn1')",
+        'arXiv 2403.17377, README of its authors (guidance_scale 4, pag_scale 3)',
+        'eps',
+    ),
+    'slg-sd35-medium': Preset(
+        CFG() + Weak(interval(2.5, progress=(0.01, 0.2), outside=0.0)),
+        4.0,
+        "Stable Diffusion 3.5 Medium, skip_layers('transformer_blocks.7', 'transformer_blocks.8', 'transformer_blocks.9')",
+        'arXiv 2411.18664 (skipped layers), the setting of Stability-AI/sd3.5, sd3_infer.py',
+        'flow',
+    ),
+    'interval-edm2-xxl': Preset(
+        CFG(),
+        interval(2.0, sigma=(0.189, 1.61)),
+        'EDM2-XXL on ImageNet-512, FID, 32 steps',
+        'arXiv 2404.07724, generate_zip.py of its authors: steps 17 to 22',
+        'x0',
+    ),
+    'interval-edm2-xxl-dinov2': Preset(
+        CFG(),
+        interval(2.9, sigma=(0.599, 5.0)),
+        'EDM2-XXL on ImageNet-512, FD-DINOv2, 32 steps',
+        'arXiv 2404.07724, generate_zip.py of its authors: steps 13 to 19',
+        'x0',
+    ),
+    'adaptive': Preset(Adaptive(CFG(), threshold=0.991), 7.5, 'EMU-768', 'arXiv 2312.12487, the threshold', 'eps'),
     'raag': _MAMBO,
     'mambo-g': _MAMBO,
     'qwen-image': Preset(

@@ -290,7 +290,67 @@ class CFGPlusPlus(Schedule):
         return self.lam / (1 - stays)
 
 
-constant, interval, cfg_plus_plus = Constant, Interval, CFGPlusPlus
+@dataclass(frozen=True)
+class Beta(Schedule):
+    """The scale times the density of a Beta distribution at progress, `1 + (s - 1) * p^(a-1) * (1-p)^(b-1) / B(a, b)`.
+
+    With `a` and `b` above 1 guidance is off at both ends. `Beta(s, 1, 1)` is constant.
+
+    Args:
+        scale: `s`; the mean over progress.
+        a: The first parameter, at least 1.
+        b: The second, at least 1.
+
+    beta-CFG, arXiv 2502.10574, `get_from_beta` of its authors, whose `w` multiplies the whole difference from null: there the
+    scale is 0 at the ends, where it is 1 here.
+
+    >>> round(beta(7.5, 2., 2.)(0.5), 6), beta(7.5, 2., 2.)(0.)
+    (10.75, 1.0)
+    """
+
+    scale: float
+    a: float = 2.0
+    b: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_number('beta', 'scale', self.scale)
+        check_number('beta', 'a', self.a, 1)
+        check_number('beta', 'b', self.b, 1)
+
+    def _at(self, now: Moment) -> Scale:
+        p = self._given(now, 'progress')
+        constant = math.gamma(self.a + self.b) / (math.gamma(self.a) * math.gamma(self.b))
+        return 1 + (self.scale - 1) * constant * p ** (self.a - 1) * (1 - p) ** (self.b - 1)
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """A scale that grows exponentially: `1 + (start - 1) * exp(rate * p)`.
+
+    Args:
+        start: The scale at pure noise.
+        rate: How fast it grows; log(2) doubles the guidance on the way.
+
+    C2FG, arXiv 2603.08155, eq. 14: `w(t) = w0 * exp(rate * (1 - t))`, `w = s - 1`, where `t` is 1 at pure noise.
+
+    >>> round(exponential(3., math.log(2))(1.), 6)
+    5.0
+    """
+
+    start: float
+    rate: float = math.log(2)
+
+    def __post_init__(self) -> None:
+        check_number('exponential', 'start', self.start)
+        check_number('exponential', 'rate', self.rate)
+
+    def _at(self, now: Moment) -> Scale:
+        p = self._given(now, 'progress')
+        grown = torch.exp(self.rate * p) if isinstance(p, Tensor) else math.exp(self.rate * p)
+        return 1 + (self.start - 1) * grown
+
+
+constant, interval, cfg_plus_plus, beta, exponential = Constant, Interval, CFGPlusPlus, Beta, Exponential
 
 
 def linear(start: float, stop: float) -> Ramp:

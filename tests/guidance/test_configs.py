@@ -39,7 +39,7 @@ class Own(guidance.Rule):
             'is a tensor, which is saved with the model and not with the rule',
         ),
         (lambda: guidance.to_config(3.0), 'expected a rule, a schedule, a post-step or a preset, got 3.0'),
-        (lambda: guidance.from_config({'kind': 'APGG'}), "unknown kind 'APGG'; expected one of 'APG'"),
+        (lambda: guidance.from_config({'kind': 'APGG'}), "unknown kind 'APGG'; expected one of 'ADG', 'APG'"),
         (lambda: guidance.from_config({'kind': 'APG', 'beta': 1}), "APG has no parameter 'beta'; it has eta, norm, momentum"),
         (lambda: guidance.from_config({'kind': 'APG', 'norm': 0}), 'norm is 0, which removes all guidance'),
         (lambda: guidance.from_config({'eta': 0}), "expected what to_config returned, with a 'kind'"),

@@ -30,7 +30,19 @@ def test_every_rule_has_its_row():
 
 
 @pytest.mark.parametrize(
-    'name', ['constant', 'linear', 'cosine', 'power_cosine', 'clamp_linear', 'piecewise', 'interval', 'cfg_plus_plus']
+    'name',
+    [
+        'constant',
+        'linear',
+        'cosine',
+        'power_cosine',
+        'clamp_linear',
+        'piecewise',
+        'interval',
+        'cfg_plus_plus',
+        'beta',
+        'exponential',
+    ],
 )
 def test_every_schedule_has_its_row(name):
     assert f'| `{name}(' in PAGE

@@ -209,6 +209,16 @@ def test_an_adaptive_state_of_another_batch():
 
 
 MISTAKES = {
+    "energy_guided: of must be one of 'x0', 'x0 through the model', 'x', got 'xt'": lambda: guidance.energy_guided(
+        C, lambda x: x.sum((1, 2, 3)), 1.0, model='eps', x=U, sigma=0.5, of='xt'
+    ),
+    'Renorm: percentiles must be (low, high) in [0, 100], without dim; got (55, 45)': lambda: guidance.renorm_to_cond(
+        percentiles=(55, 45)
+    ),
+    'HiGS: low=0.5 and high=0.4 leave no noise level': lambda: guidance.HiGS(guidance.CFG(), low=0.5, high=0.4),
+    'ADG: limit must be a number in [0, 3.14159], got 4': lambda: guidance.ADG(4),
+    'beta: a must be a number of at least 1, got 0.5': lambda: guidance.beta(7.5, 0.5),
+    'SMCCFG: k must be a number of at least 0, got -1': lambda: guidance.SMCCFG(k=-1),
     'interval: sigma=(5.42, 0.28) is empty; its ends are (lo, hi) with lo < hi': lambda: guidance.interval(
         7.5, sigma=(5.42, 0.28)
     ),
@@ -294,7 +304,7 @@ MISTAKES = {
     'Chain: scales[1] must be a finite number, got an integer too large for a float': lambda: guidance.Chain((2.0, HUGE)),
     'linear: stop must be a finite number, got an integer too large for a float': lambda: guidance.linear(1, -HUGE),
     'fdg: scales must hold at least one number, finest level first, got 3.0': lambda: guidance.fdg(C, U, 3.0),
-    'ReuseDelta: Then(rule=CFG(), post=Renorm(r=0.8, lo=0.0, dim=None, hi=1.0)) cannot do without its null pass': lambda: (
+    'ReuseDelta: Then(rule=CFG(), post=Renorm(r=0.8, lo=0.0, dim=None, hi=1.0, percentiles=None)) cannot do without': lambda: (
         guidance.ReuseDelta(guidance.CFG().then(guidance.renorm_to_cond(0.8)))
     ),
     'Adaptive: expected a rule, got 0.9': lambda: guidance.Adaptive(0.9),
@@ -324,6 +334,9 @@ def test_arguments_that_cannot_work(sentence):
 
 
 SHAPES = {
+    'energy_guided: the energy must be one value per sample, of shape (4,), got ()': lambda: guidance.energy_guided(
+        C, lambda x: x.sum(), 1.0, model='eps', x=U, sigma=0.5
+    ),
     'fdg: predictions of shape (4, 3, 8) may be tokens (b, n, d) or a signal (b, c, n)': lambda: guidance.fdg(
         C[..., 0], U[..., 0]
     ),
@@ -346,6 +359,12 @@ def test_shapes_that_cannot_work(sentence):
 
 
 USAGE = {
+    "of='x0 through the model' needs x.requires_grad_() before": lambda: guidance.energy_guided(
+        C, lambda x: x.sum((1, 2, 3)), 1.0, model='eps', x=U, sigma=0.5, of='x0 through the model'
+    ),
+    'needs progress=, from 0 (pure noise) to 1, to know how strongly to act': lambda: guidance.HiGS(guidance.CFG())(
+        C, U, 2.0, state=guidance.HiGS(guidance.CFG()).init_state()
+    ),
     'needs the noisy sample x= and its noise level sigma=; x= was not given': lambda: guidance.APG().in_x0('v')(
         C, U, 2.0, sigma=0.5
     ),

@@ -26,6 +26,8 @@ SCHEDULES = {
     'interval of sigma': guidance.interval(7.5, sigma=(0.28, 5.42)),
     'interval of a weight': guidance.interval(7.5, progress=(0.2, 0.7), outside=0.0),
     'cfg_plus_plus': guidance.cfg_plus_plus(0.6),
+    'beta': guidance.beta(7.5, 2.0, 3.0),
+    'exponential': guidance.exponential(3.0, 0.7),
 }
 progresses = st.floats(0, 1)
 
@@ -47,6 +49,8 @@ FORMULAS = {
     'interval of progress': lambda p: 2 + 3 * p if 0.2 <= p < 0.7 else 1.0,
     'interval of sigma': lambda p: 7.5 if 0.28 < 10 * p + 0.01 <= 5.42 else 1.0,
     'interval of a weight': lambda p: 7.5 if 0.2 <= p < 0.7 else 0.0,
+    'beta': lambda p: 1 + 6.5 * 12 * p * (1 - p) ** 2,
+    'exponential': lambda p: 1 + 2 * math.exp(0.7 * p),
     'cfg_plus_plus': lambda p: 0.6 * (10 * p + 0.01) / (5 * p + 0.01),
 }
 
