@@ -14,7 +14,7 @@ from classifier_free_guidance_pytorch.decorator.keywords import GuidanceKeywords
 from classifier_free_guidance_pytorch.decorator.outputs import PerBranch, entries, is_structured
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.guidance import APG, CFG, Preset, Rule, Schedule, Step, rescale_to_cond
-from classifier_free_guidance_pytorch.guidance.rule import is_weak
+from classifier_free_guidance_pytorch.guidance.step import is_weak
 from classifier_free_guidance_pytorch.perturb import Perturbation
 
 _CFG = CFG()

@@ -26,7 +26,7 @@ from classifier_free_guidance_pytorch.decorator.drop_prob import weak_pass
 from classifier_free_guidance_pytorch.decorator.keywords import per_condition
 from classifier_free_guidance_pytorch.decorator.signature import RAW_TEXT_COND, ForwardSignature, KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
-from classifier_free_guidance_pytorch.guidance.rule import is_weak
+from classifier_free_guidance_pytorch.guidance.step import is_weak
 from classifier_free_guidance_pytorch.rows import map_rows, moved
 
 Branches = dict[str, list[BranchCondition]]

@@ -14,7 +14,7 @@ from classifier_free_guidance_pytorch.decorator.call import Call, Pass
 from classifier_free_guidance_pytorch.decorator.keywords import per_condition
 from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.guidance.rule import is_weak
+from classifier_free_guidance_pytorch.guidance.step import is_weak
 from classifier_free_guidance_pytorch.perturb import Perturbation
 
 

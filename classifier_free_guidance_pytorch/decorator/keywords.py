@@ -131,8 +131,7 @@ class GuidanceKeywords(Keywords):
     )
     weak: Weak | None = keyword(
         None,
-        'the weak pass of a rule that asks for one: keywords of the forward, a second model, `perturbed_attention(...)`, ...; '
-        'for a rule of several one for each, by name',
+        'the weak pass of a rule: keywords of the forward, a second model, `skip_layers(...)`; of several, each by name',
     )
     guide: Guide = keyword(
         None, 'which entry of the output is guided, the first by default: a name, an index, a path, or several'
@@ -300,9 +299,7 @@ def _weak(weak: object, signature: ForwardSignature) -> None:
     if isinstance(weak, (Perturbation, nn.Module)):
         return
     if not isinstance(weak, Mapping):
-        hint = (
-            f": a module's name goes into skip_layers({weak!r}) or perturbed_attention({weak!r})" if isinstance(weak, str) else ''
-        )
+        hint = f': a name goes into skip_layers({weak!r}) or perturbed_attention({weak!r})' if isinstance(weak, str) else ''
         raise ConfigError(
             'weak is a mapping of keywords for the forward, a second model, or perturbed_attention(...) and skip_layers(...) '
             f'from the module perturb, but got {shown(weak)}{hint}'

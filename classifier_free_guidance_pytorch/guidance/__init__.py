@@ -35,10 +35,9 @@ from classifier_free_guidance_pytorch.guidance.combine import InSpace, OnChannel
 from classifier_free_guidance_pytorch.guidance.configs import from_config, to_config
 from classifier_free_guidance_pytorch.guidance.guider import diffusers_guider
 from classifier_free_guidance_pytorch.guidance.presets import PRESETS, Preset, preset
-from classifier_free_guidance_pytorch.guidance.rule import BRANCHES, Predictions, State, Step
 from classifier_free_guidance_pytorch.guidance.scales import convert_scale
+from classifier_free_guidance_pytorch.guidance.schedule import Schedule
 from classifier_free_guidance_pytorch.guidance.schedules import (
-    Schedule,
     beta,
     cfg_plus_plus,
     clamp_linear,
@@ -52,6 +51,7 @@ from classifier_free_guidance_pytorch.guidance.schedules import (
 )
 from classifier_free_guidance_pytorch.guidance.skip_null import Adaptive, ReuseDelta
 from classifier_free_guidance_pytorch.guidance.spaces import SPACES, convert, from_x0, to_x0
+from classifier_free_guidance_pytorch.guidance.step import BRANCHES, Predictions, State, Step
 
 __all__ = [
     'ADG', 'APG', 'BRANCHES', 'CFG', 'FDG', 'MAMBOG', 'NAG', 'PRESETS', 'RAAG', 'SMCCFG', 'SPACES', 'TCFG', 'Adaptive',

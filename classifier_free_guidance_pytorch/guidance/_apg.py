@@ -14,8 +14,8 @@ from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, che
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import Dims, count, dot, ratio, squared_norm, widened
 from classifier_free_guidance_pytorch.guidance.reductions import norm as norm_of
-from classifier_free_guidance_pytorch.guidance.rule import Predictions, State, Step
 from classifier_free_guidance_pytorch.guidance.scales import guided_samples
+from classifier_free_guidance_pytorch.guidance.step import Predictions, State, Step
 
 
 def apg(

@@ -12,7 +12,7 @@ from classifier_free_guidance_pytorch.errors import UsageError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import dot, ratio, squared_norm, widened
-from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
+from classifier_free_guidance_pytorch.guidance.step import Predictions, Step
 
 
 def cfg_zero_star(cond: Tensor, null: Tensor, scale: Scale) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_numbers
 from classifier_free_guidance_pytorch.guidance.combine import PostStep, Rule
-from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
 from classifier_free_guidance_pytorch.guidance.scales import proportioned, strongest
+from classifier_free_guidance_pytorch.guidance.step import Predictions, Step
 
 
 def chain(predictions: Sequence[Tensor], scales: Sequence[Scale], inner: PostStep | None = None) -> Tensor:

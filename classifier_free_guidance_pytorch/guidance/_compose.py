@@ -12,8 +12,8 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_numbers
 from classifier_free_guidance_pytorch.guidance.combine import Rule
-from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
 from classifier_free_guidance_pytorch.guidance.scales import one_each
+from classifier_free_guidance_pytorch.guidance.step import Predictions, Step
 
 
 def compose(conds: Sequence[Tensor], null: Tensor, weights: Scale | Sequence[Scale] = 1.0) -> Tensor:

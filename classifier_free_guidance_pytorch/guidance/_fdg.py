@@ -17,8 +17,8 @@ from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_numbers, shown
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import widened
-from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
 from classifier_free_guidance_pytorch.guidance.scales import proportioned, strongest
+from classifier_free_guidance_pytorch.guidance.step import Predictions, Step
 
 
 def fdg(cond: Tensor, null: Tensor, scales: Sequence[Scale] = (10.0, 5.0), grid: tuple[int, ...] | None = None) -> Tensor:

@@ -13,7 +13,8 @@ from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, check_number
 from classifier_free_guidance_pytorch.guidance.combine import Wrapper
 from classifier_free_guidance_pytorch.guidance.reductions import dot, ratio, squared_norm, widened
-from classifier_free_guidance_pytorch.guidance.rule import BaseRule, Predictions, State, Step
+from classifier_free_guidance_pytorch.guidance.rule import BaseRule
+from classifier_free_guidance_pytorch.guidance.step import Predictions, State, Step
 
 
 def higs(guided: Tensor, history: Tensor, weight: float, eta: float = 0.0, cutoff: float = 0.05) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import dot, norm, ratio, widened
-from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
+from classifier_free_guidance_pytorch.guidance.step import Predictions, Step
 
 
 def mahiro(cond: Tensor, null: Tensor, scale: Scale) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import norm, widened
-from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
+from classifier_free_guidance_pytorch.guidance.step import Predictions, Step
 
 
 def nag(positive: Tensor, negative: Tensor, scale: Scale = 5.0, tau: float = 2.5, alpha: float = 0.25) -> Tensor:

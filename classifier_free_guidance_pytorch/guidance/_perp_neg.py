@@ -12,8 +12,8 @@ from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_numbers
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import dot, ratio, squared_norm, widened
-from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
 from classifier_free_guidance_pytorch.guidance.scales import one_each
+from classifier_free_guidance_pytorch.guidance.step import Predictions, Step
 
 
 def perp_neg(

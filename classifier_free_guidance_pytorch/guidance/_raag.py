@@ -11,7 +11,7 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import norm, widened
-from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step
+from classifier_free_guidance_pytorch.guidance.step import Predictions, Step
 
 
 def raag(cond: Tensor, null: Tensor, scale: Scale, alpha: float = 8.0) -> Tensor:

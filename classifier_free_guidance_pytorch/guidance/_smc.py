@@ -11,8 +11,8 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import widened
-from classifier_free_guidance_pytorch.guidance.rule import Predictions, State, Step
 from classifier_free_guidance_pytorch.guidance.scales import guided_samples
+from classifier_free_guidance_pytorch.guidance.step import Predictions, State, Step
 
 
 def smc_cfg(cond: Tensor, null: Tensor, scale: Scale, before: Tensor, lam: float = 5.0, k: float = 0.2) -> tuple[Tensor, Tensor]:

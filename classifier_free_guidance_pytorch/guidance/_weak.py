@@ -11,8 +11,8 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number, check_scale, uniform_value
 from classifier_free_guidance_pytorch.guidance.combine import Rule
-from classifier_free_guidance_pytorch.guidance.rule import BRANCHES, Predictions, Step
-from classifier_free_guidance_pytorch.guidance.schedules import Schedule
+from classifier_free_guidance_pytorch.guidance.schedule import Schedule
+from classifier_free_guidance_pytorch.guidance.step import BRANCHES, Predictions, Step
 
 
 def weak(cond: Tensor, weakened: Tensor, weight: Scale) -> Tensor:

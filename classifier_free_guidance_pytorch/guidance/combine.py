@@ -11,8 +11,9 @@ from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, uniform_value
-from classifier_free_guidance_pytorch.guidance.rule import BaseRule, Predictions, State, Step, in_order
+from classifier_free_guidance_pytorch.guidance.rule import BaseRule
 from classifier_free_guidance_pytorch.guidance.spaces import alpha_of, check_space, convert
+from classifier_free_guidance_pytorch.guidance.step import Predictions, State, Step, in_order
 
 PostStep = Callable[[Tensor, Tensor], Tensor]
 """`(guided, cond) -> guided`."""

@@ -13,7 +13,7 @@ from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.guidance._rescale import Renorm, Rescale
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.presets import Preset
-from classifier_free_guidance_pytorch.guidance.schedules import Schedule
+from classifier_free_guidance_pytorch.guidance.schedule import Schedule
 
 KIND = 'kind'
 
@@ -73,7 +73,7 @@ def _kinds() -> dict[str, Any]:
     found: list[Any] = [Rule, Schedule]
     for cls in found:  # grows on the way
         found.extend(cls.__subclasses__())
-    concrete = [cls for cls in found[2:] if {'_guide', 'guide', '_at'} & set(vars(cls))]
+    concrete = [cls for cls in found[2:] if {'_guide', 'guide', 'at'} & set(vars(cls))]
     ours = [cls for cls in concrete if cls.__module__.startswith(__package__ or '')]
     return {cls.__name__: cls for cls in (*ours, Rescale, Renorm, Preset)}
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError, UsageError
 from classifier_free_guidance_pytorch.guidance.combine import Combined, InSpace, Rule
 from classifier_free_guidance_pytorch.guidance.configs import from_config, to_config
-from classifier_free_guidance_pytorch.guidance.rule import Predictions, Step, is_weak
-from classifier_free_guidance_pytorch.guidance.schedules import Schedule
+from classifier_free_guidance_pytorch.guidance.schedule import Schedule
+from classifier_free_guidance_pytorch.guidance.step import Predictions, Step, is_weak
 
 NAMES = {'cond': 'pred_cond', 'null': 'pred_uncond'}
 """How diffusers calls the predictions of these branches; those of weak passes are `pred_cond_` and their name."""

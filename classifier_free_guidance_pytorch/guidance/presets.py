@@ -17,7 +17,8 @@ from classifier_free_guidance_pytorch.guidance._rescale import renorm_to_cond, r
 from classifier_free_guidance_pytorch.guidance._weak import Weak
 from classifier_free_guidance_pytorch.guidance.checks import Scale
 from classifier_free_guidance_pytorch.guidance.combine import Rule
-from classifier_free_guidance_pytorch.guidance.schedules import Schedule, interval
+from classifier_free_guidance_pytorch.guidance.schedule import Schedule
+from classifier_free_guidance_pytorch.guidance.schedules import interval
 from classifier_free_guidance_pytorch.guidance.skip_null import Adaptive
 
 

@@ -12,111 +12,14 @@ interval is `interval(w, ..., outside=0.)`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, as_number, check_number, shown
-from classifier_free_guidance_pytorch.rows import is_readable
-
-
-class Moment(NamedTuple):
-    """Where sampling stands, in `x = alpha * x0 + sigma * eps`: what schedules are functions of."""
-
-    progress: Scale | None = None
-    sigma: Scale | None = None
-    next_sigma: Scale | None = None
-    alpha: Scale | None = None
-    next_alpha: Scale | None = None
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A guidance scale that changes while sampling; made by the functions of this module."""
-
-    def __call__(
-        self,
-        progress: Scale | None = None,
-        *,
-        sigma: Scale | None = None,
-        next_sigma: Scale | None = None,
-        alpha: Scale | None = None,
-        next_alpha: Scale | None = None,
-    ) -> Scale:
-        """Return the scale at this step.
-
-        Args:
-            progress: From 0 (pure noise) to 1, a number or a tensor.
-            sigma: The noise level of this step.
-            next_sigma: The noise level of the next step.
-            alpha: The factor of the clean sample at this step, in `x = alpha * x0 + sigma * eps`; 1 unless given.
-            next_alpha: The same factor at the next step.
-
-        Returns:
-            The scale, a number for numbers and a tensor for tensors.
-
-        Raises:
-            UsageError: What this schedule is a function of was not given.
-            ConfigError: Progress outside [0, 1], a noise level below 0, or no number.
-        """
-        return self._at(Moment(progress, sigma, next_sigma, alpha, next_alpha))
-
-    def _at(self, now: Moment) -> Scale:
-        """Return the scale at a moment."""
-        raise NotImplementedError
-
-    def saved(self, progress: Sequence[float] = (), *, sigma: Sequence[float] = ()) -> int:
-        """Count the steps at which the scale is exactly 1: the null passes that a rule anchored on `cond` does not make.
-
-        Args:
-            progress: The progress of every step, for schedules of progress.
-            sigma: The noise level of every step, for schedules of sigma.
-
-        Returns:
-            The number of steps.
-
-        Raises:
-            UsageError: Neither was given.
-
-        >>> interval(7.5, sigma=(0.28, 5.42)).saved(sigma=(10., 5., 1., 0.2))
-        2
-        """
-        if len(progress) == 0 and len(sigma) == 0:
-            raise UsageError(f'to count the passes that {self!r} saves, give the progress= or the sigma= of every step')
-        if len(sigma) == 0:
-            return sum(bool(self(p) == 1) for p in progress)
-        return sum(bool(self(sigma=now, next_sigma=then) == 1) for now, then in zip(sigma, (*sigma[1:], 0.0), strict=True))
-
-    def _given(self, now: Moment, name: str) -> Scale:
-        """Return an argument that this schedule is a function of, within its range."""
-        value: Scale | None = getattr(now, name)
-        if value is None:
-            raise UsageError(f'{self!r} is a function of {name}; call it with {name}=')
-        return _inside(name, value, 0.0, 1.0 if name == 'progress' else math.inf)
-
-
-ROUNDING = 1e-6
-"""How far outside of [0, 1] progress may be for having been computed in float32."""
-
-
-def _inside(name: str, value: Scale, low: float, high: float) -> Scale:
-    """Return a number or a tensor within its range, numbers as floats; raise `ConfigError` for anything else."""
-    if isinstance(value, Tensor):
-        if value.dtype == torch.bool or value.is_complex():
-            raise ConfigError(f'a schedule takes real numbers as {name}, got a tensor of {value.dtype}')
-        if is_readable(value) and value.numel() > 0:
-            smallest, largest = torch.aminmax(value.detach())
-            if not (low - ROUNDING <= float(smallest) and float(largest) <= high + ROUNDING):
-                raise ConfigError(f'{name} must be in [{low:g}, {high:g}] for a schedule, got {value}')
-        return value.clamp(low, high) if value.is_floating_point() else value
-    number = math.inf if isinstance(value, float) and value == high == math.inf else as_number(value)
-    if number is None or not low - ROUNDING <= number <= high + ROUNDING:
-        raise ConfigError(f'{name} must be a number in [{low:g}, {high:g}] for a schedule, got {shown(value)}')
-    return min(max(number, low), high)
+from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.guidance.checks import Scale, check_number
+from classifier_free_guidance_pytorch.guidance.schedule import Moment, Schedule
 
 
 @dataclass(frozen=True)
@@ -132,7 +35,7 @@ class Constant(Schedule):
     def __post_init__(self) -> None:
         check_number('constant', 'scale', self.scale)
 
-    def _at(self, now: Moment) -> Scale:
+    def at(self, now: Moment) -> Scale:
         return float(self.scale)
 
 
@@ -153,8 +56,8 @@ class Ramp(Schedule):
         if self.floor is not None:
             check_number('clamp_linear', 'floor', self.floor)
 
-    def _at(self, now: Moment) -> Scale:
-        p = self._given(now, 'progress')
+    def at(self, now: Moment) -> Scale:
+        p = self.given(now, 'progress')
         if self.curve == 'cosine':
             angle = math.pi * p**self.power
             p = (1 - (torch.cos(angle) if isinstance(angle, Tensor) else math.cos(angle))) / 2
@@ -182,8 +85,8 @@ class Piecewise(Schedule):
         if any(a[0] >= b[0] for a, b in zip(self.knots, self.knots[1:], strict=False)):
             raise ConfigError(f'piecewise: knots must be in order of progress, got {[knot[0] for knot in self.knots]}')
 
-    def _at(self, now: Moment) -> Scale:
-        p = self._given(now, 'progress')
+    def at(self, now: Moment) -> Scale:
+        p = self.given(now, 'progress')
         x = torch.as_tensor(p, dtype=None if isinstance(p, Tensor) else torch.float64)
         scale = torch.full_like(x, self.knots[0][1])
         for (left, low), (right, high) in zip(self.knots, self.knots[1:], strict=False):
@@ -229,14 +132,14 @@ class Interval(Schedule):
         if not ends[0] < ends[1]:
             raise ConfigError(f'interval: {name}=({ends[0]}, {ends[1]}) is empty; its ends are (lo, hi) with lo < hi')
 
-    def _at(self, now: Moment) -> Scale:
-        inside = self.scale._at(now) if isinstance(self.scale, Schedule) else self.scale
+    def at(self, now: Moment) -> Scale:
+        inside = self.scale.at(now) if isinstance(self.scale, Schedule) else self.scale
         if self.sigma is not None:
-            at, (lo, hi) = self._given(now, 'sigma'), self.sigma
+            at, (lo, hi) = self.given(now, 'sigma'), self.sigma
             on = (lo < at) & (at <= hi)
         else:
             assert self.progress is not None
-            at, (lo, hi) = self._given(now, 'progress'), self.progress
+            at, (lo, hi) = self.given(now, 'progress'), self.progress
             on = (lo <= at) & ((at < hi) | ((at == 1) & (hi >= 1)))
         if isinstance(on, Tensor):
             return torch.where(on, inside, torch.full_like(torch.as_tensor(at), self.outside))
@@ -270,12 +173,12 @@ class CFGPlusPlus(Schedule):
     def __post_init__(self) -> None:
         check_number('cfg_plus_plus', 'lam', self.lam, 0, 1)
 
-    def _at(self, now: Moment) -> Scale:
-        here, there = self._given(now, 'sigma'), self._given(now, 'next_sigma')
+    def at(self, now: Moment) -> Scale:
+        here, there = self.given(now, 'sigma'), self.given(now, 'next_sigma')
         now = now._replace(
             alpha=1.0 if now.alpha is None else now.alpha, next_alpha=1.0 if now.next_alpha is None else now.next_alpha
         )
-        alpha, next_alpha = self._given(now, 'alpha'), self._given(now, 'next_alpha')
+        alpha, next_alpha = self.given(now, 'alpha'), self.given(now, 'next_alpha')
         if not any(isinstance(value, Tensor) for value in (here, there, alpha, next_alpha)):
             if here == math.inf:
                 return float(self.lam)  # a share of 0 of the noise stays
@@ -317,8 +220,8 @@ class Beta(Schedule):
         check_number('beta', 'a', self.a, 1)
         check_number('beta', 'b', self.b, 1)
 
-    def _at(self, now: Moment) -> Scale:
-        p = self._given(now, 'progress')
+    def at(self, now: Moment) -> Scale:
+        p = self.given(now, 'progress')
         constant = math.gamma(self.a + self.b) / (math.gamma(self.a) * math.gamma(self.b))
         return 1 + (self.scale - 1) * constant * p ** (self.a - 1) * (1 - p) ** (self.b - 1)
 
@@ -344,8 +247,8 @@ class Exponential(Schedule):
         check_number('exponential', 'start', self.start)
         check_number('exponential', 'rate', self.rate)
 
-    def _at(self, now: Moment) -> Scale:
-        p = self._given(now, 'progress')
+    def at(self, now: Moment) -> Scale:
+        p = self.given(now, 'progress')
         grown = torch.exp(self.rate * p) if isinstance(p, Tensor) else math.exp(self.rate * p)
         return 1 + (self.start - 1) * grown
 

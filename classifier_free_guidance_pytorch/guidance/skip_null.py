@@ -22,8 +22,9 @@ from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, check_alike, check_number, per_sample, uniform_value
 from classifier_free_guidance_pytorch.guidance.combine import Combined, Rule, Wrapper
 from classifier_free_guidance_pytorch.guidance.reductions import dot, norm, ratio, widened
-from classifier_free_guidance_pytorch.guidance.rule import BaseRule, Predictions, State, Step
+from classifier_free_guidance_pytorch.guidance.rule import BaseRule
 from classifier_free_guidance_pytorch.guidance.scales import guided_samples
+from classifier_free_guidance_pytorch.guidance.step import Predictions, State, Step
 from classifier_free_guidance_pytorch.rows import is_readable
 
 

@@ -75,7 +75,7 @@ def test_the_default_may_be_written_out(name, training):
 
 
 CASES = {
-    'a name as weak': ({'weak': 'blocks.0'}, ConfigError, r"weak is a mapping .* got 'blocks.0': a module's name goes into skip_layers"),
+    'a name as weak': ({'weak': 'blocks.0'}, ConfigError, r"weak is a mapping .* got 'blocks.0': a name goes into skip_layers"),
     'a number as weak': ({'weak': 42}, ConfigError, 'weak is a mapping of keywords for the forward, a second model, or .* got 42'),
     'no weak': ({'weak': False}, ConfigError, 'weak is a mapping .* got False'),
     'weak keywords': ({'weak': {'nope': 1}}, ConfigError, "weak has 'nope', which is no argument of Denoiser.forward: it takes extra"),

@@ -18,3 +18,14 @@ def model():
 @pytest.fixture
 def x():
     return torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope='module')
+def unet():
+    diffusers = pytest.importorskip('diffusers')
+    torch.manual_seed(0)
+    return diffusers.UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=12, norm_num_groups=4,
+        attention_head_dim=4, down_block_types=('CrossAttnDownBlock2D', 'DownBlock2D'),
+        up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'),
+    ).eval()  # fmt: skip

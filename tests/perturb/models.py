@@ -1,5 +1,6 @@
 """Small models with self-attention, and what their modules hold."""
 
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -45,3 +46,11 @@ class Model(nn.Module):
 
 def fingerprint(model):
     return {name: dict(module.__dict__) for name, module in model.named_modules()}
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def run_unet(model, texts=None):
+    return model(random(2, 4, 8, 8), torch.tensor(300), random(2, 5, 12, seed=1) if texts is None else texts).sample

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from classifier_free_guidance_pytorch import guidance
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.perturb import (
-    guided_attention,
     noisy_output,
     perturbed_attention,
     shuffled_tokens,
@@ -21,12 +18,9 @@ from classifier_free_guidance_pytorch.perturb import (
     skip_random_layers,
     smoothed_attention,
 )
+from tests.perturb.models import random, run_unet
 
 diffusers = pytest.importorskip('diffusers')
-
-
-def random(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope='module')
@@ -47,16 +41,6 @@ def flux():
     ).eval()  # fmt: skip
 
 
-@pytest.fixture(scope='module')
-def unet():
-    torch.manual_seed(0)
-    return diffusers.UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=12, norm_num_groups=4,
-        attention_head_dim=4, down_block_types=('CrossAttnDownBlock2D', 'DownBlock2D'),
-        up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'),
-    ).eval()  # fmt: skip
-
-
 def run_sd3(model, batch=2, **more):
     inputs = {'hidden_states': random(2, 4, 8, 8), 'encoder_hidden_states': random(2, 3, 6), 'pooled_projections': random(2, 5)}
     inputs = {name: value.repeat(batch // 2, *[1] * (value.ndim - 1)) for name, value in inputs.items()}
@@ -70,10 +54,6 @@ def run_flux(model, **more):
         hidden_states=random(2, 16, 4), encoder_hidden_states=random(2, 3, 6), pooled_projections=random(2, 5),
         timestep=torch.tensor([0.3, 0.3]), img_ids=ids, txt_ids=torch.zeros(3, 3), **more,
     ).sample  # fmt: skip
-
-
-def run_unet(model, texts=None):
-    return model(random(2, 4, 8, 8), torch.tensor(300), random(2, 5, 12, seed=1) if texts is None else texts).sample
 
 
 @torch.no_grad()
@@ -294,49 +274,6 @@ def test_noise_on_the_embedding_of_time(unet):
         assert torch.equal(run_unet(unet), expected)
     with pytest.raises(ConfigError, match='std must be a number of at least 0, got -1'):
         noisy_output('a', std=-1)
-
-
-class ByHand:
-    """Cross-attention on a text and on a negative text, guided before the output projection."""
-
-    def __init__(self, negative, scale):
-        self.negative, self.scale = negative, scale
-
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
-        found = []
-        for text in (encoder_hidden_states, self.negative):
-            q, k, v = attn.to_q(hidden_states), attn.to_k(text), attn.to_v(text)
-            q, k, v = (x.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k, v))
-            weights = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
-            found.append((weights @ v).transpose(1, 2).flatten(2))
-        return attn.to_out[0](guidance.nag(*found, self.scale, tau=1.2, alpha=0.5))
-
-
-@torch.no_grad()
-def test_normalized_attention_guidance_in_named_modules(unet):
-    negative = random(1, 7, 12, seed=5)
-    combine = partial(guidance.nag, scale=4.0, tau=1.2, alpha=0.5)
-    spec = guided_attention('*.attn2', negative=negative, combine=combine)
-    before = {module: module.processor for module in spec.modules(unet).values()}
-    for module in before:
-        module.set_processor(ByHand(negative.expand(2, -1, -1), 4.0))
-    expected = run_unet(unet)
-    for module, processor in before.items():
-        module.set_processor(processor)
-    with spec.applied(unet):
-        torch.testing.assert_close(run_unet(unet), expected, rtol=1e-4, atol=1e-5)
-    off = guided_attention('*.attn2', negative=negative, combine=partial(guidance.nag, scale=1.0))
-    with off.applied(unet):
-        torch.testing.assert_close(run_unet(unet), run_unet(unet))
-    with (
-        guided_attention('*.attn1', negative=negative, combine=combine).applied(unet),
-        pytest.raises(
-            UsageError, match='was called without encoder_hidden_states, the text it attends to; name it with context='
-        ),
-    ):
-        run_unet(unet)
-    with pytest.raises(ShapeError, match=r'negative must be embeddings \(b, m, d\), got \(3,\)'):
-        guided_attention('a', negative=torch.ones(3), combine=combine)
 
 
 @torch.no_grad()
