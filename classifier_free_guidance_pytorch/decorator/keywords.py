@@ -186,13 +186,6 @@ class GuidanceKeywords(Keywords):
 GUIDANCE_KEYWORDS: dict[str, Any] = {one.name: one.default for one in fields(GuidanceKeywords) if one.metadata}
 
 
-def per_condition(texts: Any) -> list[Any]:
-    """Return one batch of texts per condition: `[['a dog', 'a cat'], ['at night', 'in snow']]` are two."""
-    if isinstance(texts, (list, tuple)) and texts and hasattr(texts[0], '__len__') and not isinstance(texts[0], str):
-        return list(texts)
-    return [texts]
-
-
 def describe(names: KeyNames) -> dict[str, tuple[Any, Any, str]]:
     """Return the default, the annotation and the sentence of every keyword that a decorated forward takes."""
     chosen = {ours: theirs for theirs, ours in names.of_texts.items()}
