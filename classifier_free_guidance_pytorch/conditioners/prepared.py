@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from classifier_free_guidance_pytorch.conditioners.annealing import annealed, check_annealing, kept
 from classifier_free_guidance_pytorch.layers import Condition
 from classifier_free_guidance_pytorch.layers.place import comes_and_goes, owned_weights
 from classifier_free_guidance_pytorch.rows import Rows, detached, map_rows
@@ -147,6 +148,41 @@ class PreparedCondition(Rows):
             raise IndexError(f'text {index} of a condition of {len(self)} texts')
         cond, null = (branch if branch.rows == 1 != len(self) else branch.index(rows) for branch in (self.cond, self.null))
         return PreparedCondition(cond, null, self.owner, self.generation)
+
+    def annealed(
+        self,
+        progress: float,
+        *,
+        generator: torch.Generator | None = None,
+        scale: float = 0.25,
+        mix: float = 1.0,
+        between: tuple[float, float] = (0.1, 0.4),
+        samples: int | None = None,
+    ) -> PreparedCondition:
+        """Return the condition with noise on what the texts say, less and less of it: for more varied samples.
+
+        Args:
+            progress: Where sampling stands, from 0 (pure noise) to 1.
+            generator: Where the noise comes from; the global state by default.
+            scale: How large it is, as a multiple of how much the condition varies.
+            mix: How much of the noisy condition gets back the mean and the standard deviation of the clean one.
+            between: The progress up to which nothing but noise is left, and from which there is none.
+            samples: Of a single text, how many samples are conditioned on it, each with noise of its own.
+
+        Returns:
+            A prepared condition for one step; the null condition in it is the same.
+
+        Raises:
+            ConfigError: A number out of range.
+
+        CADS, arXiv 2310.17347, algorithm 1, with `tau_1 = 0.6` and `tau_2 = 0.9` of a time that counts down. There the noise is
+        on the embedding; here it is on what each layer is told of it.
+        """
+        check_annealing(progress, scale, mix, between)
+        share = kept(progress, *between)
+        cond = self.cond if samples is None else self.cond.expand(samples)
+        noisy = cond.map(lambda tensor: annealed(tensor, share, scale, mix, generator))
+        return PreparedCondition(noisy, self.null, self.owner, self.generation)
 
 
 class _Mark(NamedTuple):
