@@ -24,11 +24,27 @@ from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any, TypeVar
 
+# what moves a cursor, recolours, hides or reorders text, and halves of characters: all but the line feed and the tabulator
+_UNPRINTABLE = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
+
 F = TypeVar('F', bound=Callable[..., Any])
+
+
+def printable(message: str) -> str:
+    r"""Return a message in which the names of files and the like can do nothing to a terminal.
+
+    Example:
+        >>> print(printable('a\x1b[2Jb.txt'))
+        a\x1b[2Jb.txt
+    """
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], message)
 
 
 class CFGError(Exception):
     """Base of the library's own errors."""
+
+    def __str__(self) -> str:
+        return printable(Exception.__str__(self))
 
 
 class ConfigError(CFGError, ValueError):
@@ -49,8 +65,6 @@ class StoreError(CFGError, RuntimeError):
 
 class UnknownCaptionError(CFGError, KeyError):
     """A caption that an embedding store does not hold."""
-
-    __str__ = Exception.__str__  # KeyError would show the sentence in quotes
 
 
 class MissingDependencyError(CFGError, ImportError):

@@ -16,9 +16,16 @@ from classifier_free_guidance_pytorch.corpus.encode.progress import log, progres
 from classifier_free_guidance_pytorch.corpus.read.sources import Source, open_source
 from classifier_free_guidance_pytorch.corpus.scan.first_pass import scan, scratch_path
 from classifier_free_guidance_pytorch.corpus.store.files import DTYPES
-from classifier_free_guidance_pytorch.corpus.store.layout import CAPTIONS, encodings_name, manifest_path, plan_path
+from classifier_free_guidance_pytorch.corpus.store.layout import (
+    CAPTIONS,
+    captions_name,
+    encodings_name,
+    manifest_path,
+    plan_path,
+    remedy,
+)
 from classifier_free_guidance_pytorch.corpus.store.manifest import Manifest, Plan, finish
-from classifier_free_guidance_pytorch.errors import ConfigError, checked
+from classifier_free_guidance_pytorch.errors import ConfigError, StoreError, checked
 
 DEFAULT_SHARD_ROWS = 8192
 ENGINES = ('local', 'ray')
@@ -166,6 +173,7 @@ class Run:
 
         Raises:
             ConfigError: The plan is of a different run. The message names the differences.
+            StoreError: The plan is damaged, or has more shards than there are.
         """
         if not plan_path(self.directory).exists():
             return None
@@ -178,6 +186,9 @@ class Run:
                 f'{self.directory} holds a different run: {"; ".join(differences)}. Pass a different folder, or the arguments of '
                 'that run'
             )
+        last = self.directory / captions_name(plan.shards - 1)
+        if not last.exists():  # it was written before the plan, which may state any number of shards
+            raise StoreError(f'{last} is missing or cannot be read: {remedy(last)}')
         return plan
 
     def start(self) -> Plan:

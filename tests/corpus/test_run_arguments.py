@@ -3,7 +3,8 @@
 import pytest
 
 from classifier_free_guidance_pytorch.corpus import EmbeddingStore, TextEmbedder
-from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.corpus.store.files import read_json, write_json
+from classifier_free_guidance_pytorch.errors import ConfigError, StoreError
 from tests.corpus.test_run import TEXTS, embed
 from tests.tiny_models import TinyEncoder
 
@@ -53,3 +54,13 @@ def test_a_rank_that_does_not_lead_leaves_the_input_alone(captions, tmp_path, mo
     monkeypatch.setattr('classifier_free_guidance_pytorch.corpus.read.formats.read_bytes', None)
     monkeypatch.setattr('classifier_free_guidance_pytorch.corpus.read.sources.digest_of', None)
     assert embed(captions, tmp_path / 'store') is not None
+
+
+def test_a_plan_of_more_shards_than_there_are_is_not_resumed(captions, tmp_path, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('RANK', '0')
+    embed(captions, tmp_path / 'store', shard_rows=1)  # unfinished
+    path = tmp_path / 'store' / 'plan.json'
+    write_json(path, {**read_json(path), 'unique': 10**12, 'captions': 10**12})
+    with pytest.raises(StoreError, match=r'999999999999.safetensors is missing or cannot be read: restore it, or embed'):
+        embed(captions, tmp_path / 'store', shard_rows=1)

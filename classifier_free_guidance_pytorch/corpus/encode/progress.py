@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from classifier_free_guidance_pytorch.errors import printable
+
 
 def progress_bar(what: str, total: int | None, quiet: bool, done: int = 0) -> Any:
     """Return a bar over captions.
@@ -40,4 +42,4 @@ def log(line: str, quiet: bool) -> None:
     if not quiet:
         from tqdm import tqdm
 
-        tqdm.write(f'cfg-embed: {line}', file=sys.stderr)
+        tqdm.write(printable(f'cfg-embed: {line}'), file=sys.stderr)

@@ -159,17 +159,20 @@ def read_json(path: Path) -> dict[str, Any]:
         StoreError: The file is missing, is not JSON, or is not as it was written.
     """
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise StoreError(f'{path} cannot be read: it is not a file')
         content = json.loads(path.read_bytes())
+        stated = content.pop(_SEAL, None) if isinstance(content, dict) else None
+        sealed = _seal(content)
     except FileNotFoundError:
         raise StoreError(f'{path} is missing') from None
     except OSError as error:
         raise StoreError(f'{path} cannot be read ({error})') from error
     except (ValueError, RecursionError) as error:
         raise StoreError(f'{path} is damaged: it is not JSON ({error})') from error
-    if not isinstance(content, dict) or _SEAL not in content:
+    if stated is None:
         raise StoreError(f'{path} is not a file of a store: it carries no checksum of its content')
-    stated = content.pop(_SEAL)
-    if stated != _seal(content):
+    if stated != sealed:
         raise StoreError(f'{path} is damaged or was edited: its content does not match the checksum that it carries')
     return content
 
@@ -179,13 +182,26 @@ def from_json(record: type[Record], content: Mapping[str, Any]) -> Record:
 
     Raises:
         TypeError: A field is missing, unknown, or not of exactly the type that the dataclass declares.
+        ConfigError: The dataclass refuses a value.
     """
-    made = record(**content)
     for name, hint in get_type_hints(record).items():
-        allowed = get_args(hint) if isinstance(hint, UnionType) else (get_origin(hint) or hint,)
-        if type(getattr(made, name)) not in allowed:
-            raise TypeError(f'{name} is {getattr(made, name)!r}')
-    return made
+        if name in content and not _is_of(content[name], hint):
+            raise TypeError(f'{name} is {content[name]!r:.80}')
+    return record(**content)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Return whether a value is of exactly the type of a hint; of the values in a dict, which are plain, too."""
+    allowed = get_args(hint) if isinstance(hint, UnionType) else (get_origin(hint) or hint,)
+    if type(value) is not dict:
+        return type(value) in allowed
+    _, inner = get_args(hint) or (str, Any)
+    return dict in allowed and all(_is_plain(one) if inner is Any else type(one) is inner for one in value.values())
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a setting is a number, a string or the like, or a list of those: it can be compared and shown."""
+    return all(isinstance(one, str | int | float | None) for one in (value if isinstance(value, list) else [value]))
 
 
 def _seal(content: Mapping[str, Any]) -> str:

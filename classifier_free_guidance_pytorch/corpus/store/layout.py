@@ -12,6 +12,7 @@ the input, skipped ones too.
 
 from __future__ import annotations
 
+import stat
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -100,9 +101,12 @@ def check_size(path: Path, record: FileRecord) -> None:
         StoreError: The message names the file.
     """
     try:
-        size = path.stat().st_size
+        found = path.stat()
     except OSError as error:
         raise StoreError(f'{path} is missing or cannot be read ({error.strerror}): {remedy(path)}') from error
+    size = found.st_size
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreError(f'{path} is not a file: {remedy(path)}')
     if size != record.bytes:
         cut = 'truncated' if size < record.bytes else 'damaged'
         raise StoreError(f'{path} is {cut}: it has {size:,} bytes, and {record.bytes:,} were written; {remedy(path)}')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,10 @@ class EncoderRecord:
             )
         if self.dtype not in STORED_DTYPES:
             raise ConfigError(f'encodings are stored as {", ".join(STORED_DTYPES)}, but got dtype {self.dtype!r}')
+        if not all(0 <= dim < 2**31 for dim in (self.dim_pooled, self.dim_tokens)):
+            raise ConfigError(
+                f'encoder {self.label!r} has features of width {self.dim_pooled} and {self.dim_tokens}: no such widths'
+            )
         if not (self.pooled or self.tokens):
             raise ConfigError(f'of encoder {self.label!r} nothing would be stored: choose pooled features, tokens or both')
 
@@ -190,11 +195,14 @@ class Manifest:
         plan = _plan_from_json(content, path)
         try:
             files = {record['name']: from_json(FileRecord, record) for record in listed or ()}
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise StoreError(f'{path} is damaged: its list of files cannot be read ({error})') from error
-        if files.keys() != set(names(plan)):
-            differing = sorted(files.keys() ^ set(names(plan)))
+        needed = set(islice(names(plan), len(files) + 1))  # a plan may need more files than fit into memory
+        if files.keys() != needed:
+            differing = sorted(files.keys() ^ needed)
             raise StoreError(f'{path} is damaged: its plan and its list of files disagree about {", ".join(differing[:3])}')
+        if 16 * plan.captions > files[INDEX].bytes:  # a row and a position for each
+            raise StoreError(f'{path} is damaged: its index is too small for {plan.captions:,} captions')
         return Manifest(plan, files)
 
 
@@ -241,7 +249,7 @@ def _plan_from_json(content: dict[str, Any], path: Path) -> Plan:
     try:
         encoders = tuple(from_json(EncoderRecord, encoder) for encoder in content.pop('encoders'))
         return from_json(Plan, {**content, 'encoders': encoders})
-    except (TypeError, KeyError, AttributeError, ConfigError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
         raise StoreError(f'{path} is not a plan of a store ({error})') from error
 
 
