@@ -32,6 +32,12 @@ PANELS = {
     'Adaptive guidance': (guidance.Adaptive(guidance.CFG(), threshold=0.9999), SCALE),
     'Delta reuse, every 2': (guidance.ReuseDelta(guidance.CFG(), every=2), SCALE),
     'FDG, the axes as a signal': (guidance.FDG((SCALE, 1.5)), SCALE),
+    'ADG': (guidance.ADG(), SCALE),
+    'SMC-CFG, k 0.002': (guidance.SMCCFG(lam=5.0, k=0.002), SCALE),
+    'Mahiro': (guidance.Mahiro(), SCALE),
+    'HiGS around CFG, weight 0.2': (guidance.HiGS(guidance.CFG(), weight=0.2), SCALE),
+    'CFG, beta schedule': (guidance.CFG(), guidance.beta(SCALE)),
+    'CFG, exponential schedule': (guidance.CFG(), guidance.exponential(1.5)),
 }
 
 

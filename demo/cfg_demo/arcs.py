@@ -118,7 +118,7 @@ def save_panels(path: Path, panels: Sequence[Panel], scale: float) -> None:
     import matplotlib.pyplot as plt
 
     generator = torch.Generator().manual_seed(2)
-    figure, axes = plt.subplots(3, 6, figsize=(15, 7.8), layout='constrained')
+    figure, axes = plt.subplots(len(panels) // 6, 6, figsize=(15, 2.6 * len(panels) / 6), layout='constrained')
     for axis, (title, samples, fidelity, diversity, passes) in zip(axes.flat, panels, strict=True):
         for mixture, colour in ((OTHER, '#e8d5c4'), (WANTED, '#c9dff2')):
             axis.scatter(*mixture.sample(1500, generator).T, s=6, c=colour, linewidths=0)
