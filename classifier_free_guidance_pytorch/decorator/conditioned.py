@@ -21,8 +21,8 @@ from classifier_free_guidance_pytorch.conditioners.prepared import CondFns
 from classifier_free_guidance_pytorch.conditioners.text_source import Texts
 from classifier_free_guidance_pytorch.conditioners.wrapped import unwrapped
 from classifier_free_guidance_pytorch.decorator.batched import JoinedBatch, warn_once, why_not_joined
-from classifier_free_guidance_pytorch.decorator.call import Call, Pass
-from classifier_free_guidance_pytorch.decorator.drop_prob import per_condition, weak_pass
+from classifier_free_guidance_pytorch.decorator.call import Call, Pass, per_condition
+from classifier_free_guidance_pytorch.decorator.drop_prob import weak_pass
 from classifier_free_guidance_pytorch.decorator.signature import RAW_TEXT_COND, ForwardSignature, KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.guidance.step import is_weak

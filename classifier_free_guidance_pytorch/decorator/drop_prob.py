@@ -10,7 +10,7 @@ from torch import nn
 
 from classifier_free_guidance_pytorch.conditioners.dropout import check_drop_prob
 from classifier_free_guidance_pytorch.decorator.batched import warn_once
-from classifier_free_guidance_pytorch.decorator.call import Call, Pass
+from classifier_free_guidance_pytorch.decorator.call import Call, Pass, per_condition
 from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.guidance.step import is_weak
@@ -88,10 +88,3 @@ def weak_pass(branch: str, call: Call, keywords: dict[str, Any], text_keywords: 
     if isinstance(weak, Perturbation):
         return Pass(branch, keywords, weak=weak)
     return Pass(branch, {**weak, **keywords})
-
-
-def per_condition(texts: Any) -> list[Any]:
-    """Return one batch of texts per condition: `[['a dog', 'a cat'], ['at night', 'in snow']]` are two."""
-    if isinstance(texts, (list, tuple)) and texts and hasattr(texts[0], '__len__') and not isinstance(texts[0], str):
-        return list(texts)
-    return [texts]

@@ -21,7 +21,9 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.decorator.call import Call, Pass
 from classifier_free_guidance_pytorch.decorator.outputs import at, guided_paths, put_back
 from classifier_free_guidance_pytorch.errors import UsageError
-from classifier_free_guidance_pytorch.guidance import Predictions
+from classifier_free_guidance_pytorch.guidance import BRANCHES, Predictions
+
+_UNNAMED = frozenset(BRANCHES)  # a weak pass may have a name of its own
 
 
 class Source(Protocol):
@@ -110,4 +112,4 @@ def predictions(branches: Sequence[str], parts: list[Tensor]) -> Predictions:
     found: dict[str, Any] = {}
     for branch, part in zip(branches, parts, strict=True):
         found[branch] = (*found.get(branch, ()), part) if branch in ('conds', 'negatives') else part
-    return Predictions.by_branch(found)
+    return Predictions(**found) if found.keys() <= _UNNAMED else Predictions.by_branch(found)

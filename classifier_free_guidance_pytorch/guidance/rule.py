@@ -211,10 +211,8 @@ class BaseRule:
         Returns:
             The guided prediction, `(b, ...)`.
         """
-        for branch in self.needs:
-            if given.of(branch) is None:
-                break
-        else:
+        has_pair = given.cond is not None and given.null is not None  # of most rules all that they need
+        if (has_pair and self.needs == ('cond', 'null')) or all(given.of(branch) is not None for branch in self.needs):
             return self._guide(given, scale, step)
         # one prediction is enough; inside a sum of rules others may be at hand all the same
         alone = given.null if self.null_at_zero and given.null is not None else given.cond
