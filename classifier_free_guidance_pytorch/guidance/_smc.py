@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number, per_sample
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import widened
 from classifier_free_guidance_pytorch.guidance.scales import guided_samples
@@ -80,7 +80,7 @@ class SMCCFG(Rule):
         state = SlidingState(self)
         if like is not None:
             state.pushed = torch.zeros_like(widened(like))
-            state.begun = torch.zeros((like.shape[0],) + (1,) * (like.ndim - 1), dtype=torch.bool, device=like.device)
+            state.begun = torch.zeros(per_sample(like), dtype=torch.bool, device=like.device)
         return state
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
@@ -93,9 +93,7 @@ class SMCCFG(Rule):
         if state.pushed is not None and state.begun is not None:
             before = torch.where(state.begun, state.pushed, difference)
         guided, pushed = smc_cfg(cond, null, scale, before, self.lam, self.k)
-        on = torch.as_tensor(guided_samples(scale, cond), device=cond.device)  # (b, 1, ...)
-        shape = (cond.shape[0],) + (1,) * (cond.ndim - 1)
-        on_samples = on.expand(shape) if on.ndim == 0 or on.shape == shape else on.flatten(1).any(1).view(shape)
-        state.pushed = torch.where(on_samples, pushed, before).detach()
-        state.begun = on_samples if state.begun is None else state.begun | on_samples
-        return torch.where(on, guided, cond)
+        on = torch.as_tensor(guided_samples(scale, cond), device=cond.device).expand(per_sample(cond))  # (b, 1, ...)
+        state.pushed = torch.where(on, pushed, before).detach()
+        state.begun = on if state.begun is None else state.begun | on
+        return torch.where(torch.as_tensor(aligned(scale, cond) != 1, device=cond.device), guided, cond)

@@ -11,17 +11,19 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_scale
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_scale, per_sample
 from classifier_free_guidance_pytorch.rows import is_readable
 
 
 def guided_samples(scale: Scale, like: Tensor) -> Tensor | bool:
-    """Say which samples are guided at this step: those whose scale is not 1, `(b, 1, ...)`.
+    """Say which samples are guided at this step: those whose scale is not 1 everywhere, `(b, 1, ...)`.
 
     Nothing is remembered of the others, since a sample alone would not have had its null pass.
     """
-    scale = aligned(scale, like)
-    return scale != 1
+    on = aligned(scale, like) != 1
+    if not isinstance(on, Tensor) or on.ndim == 0:
+        return on
+    return on.flatten(1).any(1).view(-1, *per_sample(like)[1:])  # (b, 1, ...)
 
 
 def one_each(owner: str, weights: Scale | Sequence[Scale], count: int, of: str) -> tuple[Scale, ...]:

@@ -138,6 +138,39 @@ def test_the_sample_of_a_model_that_also_predicts_its_variance(mean):
     torch.testing.assert_close(guided, expected)
 
 
+# A scale for each place
+
+
+PLACED = {
+    'CFG': guidance.CFG(),
+    'APG with memory': guidance.APG(momentum=-0.5),
+    'a sum': guidance.CFG() + guidance.APG(eta=1.0),
+    'a saver': guidance.ReuseDelta(guidance.CFG(), every=2),
+    'adaptive': guidance.Adaptive(guidance.CFG(), threshold=0.999),
+    'SMC': guidance.SMCCFG(k=0.0),
+    'in a space': guidance.CFG().in_space('eps', model='flow'),
+}
+
+
+@pytest.mark.parametrize('name', list(PLACED))
+@pytest.mark.parametrize('shape', [(3, 4, 6, 5), (3, 7, 4)], ids=['regions', 'tokens'])
+def test_a_scale_for_each_place(name, shape):
+    """Every place is guided as if its scale were that of the whole sample; one where it is 1 is that of cond."""
+    rule = PLACED[name]
+    c, u, x = random(3, shape)
+    scale = torch.ones(3, 1, 6, 5) if len(shape) == 4 else torch.ones(3, 7, 1)
+    scale[:2, :, 2:] = 4.0
+    state = rule.init_state()
+    for _ in range(2):
+        guided = rule(c, u, scale, state=state, x=x, sigma=0.5)
+    whole = rule.init_state()
+    for _ in range(2):
+        everywhere = rule(c, u, 4.0, state=whole, x=x, sigma=0.5)
+    on = (scale != 1).expand(shape)
+    torch.testing.assert_close(guided[~on], c[~on])
+    torch.testing.assert_close(guided[on], everywhere[on])
+
+
 # One value per sample, and complex numbers
 
 

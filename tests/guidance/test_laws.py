@@ -124,7 +124,7 @@ def test_guide_asks_nothing_again(name, scale, monkeypatch):
 
 
 @every_rule
-@every_rank
+@pytest.mark.parametrize('rank', [2, 5])
 @settings(max_examples=3, deadline=None)
 @given(seed=st.integers(0, 1000), scales=st.lists(st.sampled_from([0.0, 1.0, 2.0, 7.5]), min_size=9, max_size=9))
 def test_samples_do_not_know_their_batch(name, rank, seed, scales):
@@ -287,7 +287,7 @@ def test_no_rule_waits_for_a_device(name):
 @every_rule
 def test_one_graph_over_all_steps(name):
     rule = CASES[name]
-    steps = [inputs(rule, shape_of(name), seed) for seed in range(5)]
+    steps = [inputs(rule, shape_of(name), seed) for seed in range(3)]
     torch._dynamo.reset()
     counter = CompileCounter()
     like = steps[0].kwargs['cond']
