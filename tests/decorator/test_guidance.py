@@ -188,6 +188,14 @@ def test_the_parallel_part_of_the_update_is_removed(frac):
     torch.testing.assert_close(guided.double(), torch.stack(expected), rtol=1e-4, atol=1e-5)
 
 
+def test_schedules_of_two_noise_levels():
+    model, x = build(), noise(3, 6)
+    cond, null = branches(model, x)
+    at = {'sigma': 1.0, 'alpha': 0.0, 'next_sigma': 0.96, 'next_alpha': 0.04}
+    guided = model(x, texts=TEXTS, cond_scale=guidance.cfg_plus_plus(0.6), guidance_kwargs=at)
+    torch.testing.assert_close(guided, null + 0.6 * (cond - null))
+
+
 def test_zero_steps_have_the_output_of_every_step():
     """Its container, the shape of the prediction, which need not be that of x, and what else is in it; only guided is zero."""
 
