@@ -10,12 +10,15 @@ from typing import Any
 
 import gradio as gr
 from PIL import Image
+from starlette.middleware import Middleware
 
 from cfg_demo.image.checkpoint import load_model
 from cfg_demo.image.command import NOT_CHECKED, PROMPT, as_rows
 from cfg_demo.image.drawing import Drawing, Request, draw
 from cfg_demo.image.grid import save_grid
+from cfg_demo.image.page_gate import Gate, can_listen
 from cfg_demo.image.rules import RULES
+from cfg_demo.image.settings import one_of
 from classifier_free_guidance_pytorch.errors import CFGError, ConfigError
 
 TITLE = 'Classifier-free guidance'
@@ -31,6 +34,9 @@ EXAMPLES = (
 )
 SCALES = '0 1 2 4 7'
 MOST_SCALES, MOST_SEEDS, MOST_STEPS = 10, 8, 100
+LARGEST_SCALE = 100.0
+MOST_LETTERS = 300  # of a field
+MOST_WAITING = 20  # requests
 LARGEST_SEED = 2**31 - 1
 DAY = 24 * 60 * 60  # seconds; for so long a picture is kept
 
@@ -45,11 +51,12 @@ def build_page(files: Sequence[Path], device: str = 'cpu') -> gr.Blocks:
     conditions = [f'{settings.condition} ({Path(*file.parts[-2:])})' for file, (_, settings) in zip(files, models, strict=True)]
 
     def draw_asked(
-        prompt: str, negative: str, scales: str, rule: str, condition: int, steps: int, seed: int, seeds: int,
+        prompt: Any, negative: Any, scales: Any, rule: Any, condition: Any, steps: Any, seed: Any, seeds: Any,
         progress: Any = gr.Progress(track_tqdm=True),  # noqa: B008  (how Gradio finds it)
     ) -> tuple[Any, ...]:  # fmt: skip
         try:
-            return shown(draw(*models[condition], read_request(prompt, negative, scales, rule, steps, seed, seeds)))
+            number = _whole('condition', condition, 0, len(models) - 1)
+            return shown(draw(*models[number], read_request(prompt, negative, scales, rule, steps, seed, seeds)))
         except CFGError as error:
             raise gr.Error(escape(str(error), quote=False), title='Not drawn', print_exception=False) from error
 
@@ -69,8 +76,10 @@ def build_page(files: Sequence[Path], device: str = 'cpu') -> gr.Blocks:
                     elem_id='scores', headers=['scale', 'all', 'readable'], interactive=False, label='What holds of the prompt'
                 )  # fmt: skip
         results = [picture, note, table]
-        gr.on([button.click, asked[0].submit], draw_asked, asked, results, api_name='draw', show_progress_on=picture)
-    return page
+        # the values come as they were sent, and `read_request` checks them: Gradio's own checks have no sentences for odd types
+        starts = [button.click, asked[0].submit]
+        gr.on(starts, draw_asked, asked, results, api_name='draw', preprocess=False, show_progress_on=picture)
+    return page.queue(max_size=MOST_WAITING, default_concurrency_limit=1)
 
 
 def serve(page: gr.Blocks, host: str = '127.0.0.1', port: int | None = None, *, share: bool = False, block: bool = True) -> str:
@@ -82,9 +91,12 @@ def serve(page: gr.Blocks, host: str = '127.0.0.1', port: int | None = None, *, 
     if port is not None and not 0 < port < 2**16:
         raise ConfigError(f'port is a number from 1 to {2**16 - 1}, but got {port}')
     try:
+        if not can_listen(host):  # Gradio would wait for it for ever
+            raise OSError(f'{host!r} is no address of this machine')
         _, address, _ = page.launch(
             server_name=host, server_port=port, share=share, prevent_thread_lock=not block,
             theme=gr.themes.Default(primary_hue='teal'), ssr_mode=False, footer_links=[], run_history=False, quiet=not block,
+            app_kwargs={'middleware': [Middleware(Gate, host=host, share=share)]}, max_file_size=1, enable_monitoring=False,
         )  # fmt: skip
     except OSError as error:
         raise ConfigError(
@@ -93,8 +105,8 @@ def serve(page: gr.Blocks, host: str = '127.0.0.1', port: int | None = None, *, 
     return str(address)
 
 
-def read_request(prompt: str, negative: str, scales: str, rule: str, steps: int, seed: int | None, seeds: int) -> Request:
-    """What the fields of the page ask for.
+def read_request(prompt: Any, negative: Any, scales: Any, rule: Any, steps: Any, seed: Any, seeds: Any) -> Request:
+    """What the fields of the page ask for, as they were sent: by its script, or by any program.
 
     Raises:
         ConfigError: a field that cannot be read, or a value that cannot work, by name.
@@ -103,17 +115,49 @@ def read_request(prompt: str, negative: str, scales: str, rule: str, steps: int,
         >>> read_request('a red circle', ' ', '1 3', 'cfg', 25, 7, 2)
         Request(prompt='a red circle', negative=None, scales=(1.0, 3.0), rule='cfg', seeds=(7, 8), steps=25, sampler=None)
     """
+    prompt, negative, scales = (
+        _text(name, value) for name, value in (('prompt', prompt), ('negative prompt', negative), ('scales', scales))
+    )
+    steps, seeds = _whole('steps', steps, 1, MOST_STEPS), _whole('pictures per scale', seeds, 1, MOST_SEEDS)
+    one_of('guidance', _text('guidance', rule), tuple(RULES))
     try:
         numbers = tuple(float(word) for word in scales.replace(',', ' ').split())
     except ValueError as error:
         raise ConfigError(f'scales are numbers with spaces between them, such as "{SCALES}", but got {scales!r}') from error
     if len(numbers) > MOST_SCALES:
         raise ConfigError(f'the page draws at most {MOST_SCALES} scales at once, but got {len(numbers)}')
+    if large := [number for number in numbers if abs(number) > LARGEST_SCALE]:
+        raise ConfigError(f'a guidance scale is a finite number, at most {LARGEST_SCALE:g} here, but scales has {large[0]}')
     if seed is None:
         raise ConfigError('the seed is a whole number, but its field is empty')
+    seed = _whole('seed', seed, 0, LARGEST_SEED)
     return Request(
         prompt, negative=negative.strip() or None, scales=numbers, rule=rule, seeds=tuple(range(seed, seed + seeds)), steps=steps
     )
+
+
+def _text(name: str, value: Any) -> str:
+    """The text of a field.
+
+    Raises:
+        ConfigError: something else, or more than a field takes.
+    """
+    if not isinstance(value, str):
+        raise ConfigError(f'{name} is a text, but got {value!r:.80}')
+    if len(value) > MOST_LETTERS:
+        raise ConfigError(f'{name} has at most {MOST_LETTERS} letters on this page, but got {len(value):,}: make it shorter')
+    return value
+
+
+def _whole(name: str, value: Any, least: int, most: int) -> int:
+    """The whole number of a field.
+
+    Raises:
+        ConfigError: something else, or a number out of the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or value != int(value):
+        raise ConfigError(f'{name} is a whole number from {least} to {most}, but got {value!r:.80}')
+    return int(value)
 
 
 def shown(drawing: Drawing) -> tuple[Image.Image, str, dict[str, Any]]:
@@ -127,11 +171,12 @@ def shown(drawing: Drawing) -> tuple[Image.Image, str, dict[str, Any]]:
 def _inputs(conditions: Sequence[str]) -> list[gr.Component]:
     """The fields, in the order of `read_request`, with the model before the steps."""
     prompt = gr.Textbox(
-        PROMPT, elem_id='prompt', label='Prompt', info='One to three coloured shapes; the model knows nothing else.'
-    )
-    negative = gr.Textbox(label='Negative prompt', info='A text to steer away from, if any.')
+        PROMPT, elem_id='prompt', label='Prompt', info='One to three coloured shapes; the model knows nothing else.',
+        max_length=MOST_LETTERS,
+    )  # fmt: skip
+    negative = gr.Textbox(label='Negative prompt', max_length=MOST_LETTERS, info='A text to steer away from, if any.')
     with gr.Row():
-        scales = gr.Textbox(SCALES, label='Scales', info=f'One to {MOST_SCALES} numbers, a column each.')
+        scales = gr.Textbox(SCALES, label='Scales', max_length=MOST_LETTERS, info=f'One to {MOST_SCALES} numbers, a column each.')
         rule = gr.Dropdown(list(RULES), value='cfg', label='Guidance rule', info='What combines the predictions.')
     condition = gr.Dropdown(
         [(name, number) for number, name in enumerate(conditions)], value=0, interactive=len(conditions) > 1,
