@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import classifier_free_guidance_pytorch
 from benchmarks.bodies import fill_zeros
-from benchmarks.encoders import WordEncoder, texts
+from benchmarks.encoders import texts
 from benchmarks.results import Bar, Figure, assert_equal, counted, timed
 from benchmarks.settings import Settings
 from benchmarks.timing import in_turn
@@ -76,7 +76,7 @@ def calls_of(settings: Settings) -> dict[str, Callable[[], Tensor]]:
     """A guided call of a network that costs nothing, and its passes by hand."""
     torch.manual_seed(0)
     model: Any = Guided(
-        text_condition_model_types=[WordEncoder(16)],
+        text_condition_model_types='mini',
         text_condition_hidden_dims=(8,),
         text_condition_hiddens_channel_first=False,
     )

@@ -42,7 +42,7 @@ class TextSource:
         self.identities = tuple(map(identity_of, encoders))
         self._memo, self._empty = RecentCache(), RecentCache()
         self._watches = [WeightWatch() for _ in encoders]
-        self._seen: tuple[int, ...] = ()
+        self._seen = [0] * len(encoders)
         self._changes = 0
 
     @classmethod
@@ -109,16 +109,17 @@ class TextSource:
     def look(self) -> int:
         """Return how often the weights of the encoders were seen to change, as by LoRA; encodings made before are forgotten."""
         seen, self._seen = self._seen, self._generations()
-        if self._seen != seen and any(seen):  # else they have just been loaded by somebody else
+        if self._seen != seen:
             self._memo.clear()
             self._empty.clear()
             self._changes += 1
         return self._changes
 
-    def _generations(self) -> tuple[int, ...]:
-        """Return a number for the weights of each encoder as they are now, 0 where they are not loaded."""
+    def _generations(self) -> list[int]:
+        """Return a number for the weights of each encoder as they are now; 0 where nobody else can have written to them."""
         networks = [encoder.network if isinstance(encoder, TextEncoder) else None for encoder in self.encoders]
-        return tuple([0 if one is None else watch.look(one.module) for watch, one in zip(self._watches, networks, strict=True)])
+        pairs = zip(self._watches, networks, strict=True)
+        return [watch.look(one.module) if one is not None and one.is_known else 0 for watch, one in pairs]
 
     def checked(self, encodings: Sequence[TextEncoding]) -> Encodings:
         """Return encodings that these encoders can have made.

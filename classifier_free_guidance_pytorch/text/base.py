@@ -132,7 +132,9 @@ class TextEncoder:
     def model(self) -> nn.Module:
         """The network; it is loaded if necessary."""
         with self._lock:
-            return self._place(None, None).module
+            network = self._place(None, None)
+            network.is_known = True
+            return network.module
 
     def encode(self, texts: Sequence[str], *, device: Device | None = None, dtype: torch.dtype | None = None) -> TextEncoding:
         """Return the features of a batch of texts, padded to the longest of them and zero at the padding.

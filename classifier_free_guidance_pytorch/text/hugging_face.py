@@ -163,7 +163,8 @@ class TransformersEncoder(TextEncoder):
             )
         tower = _tower(given).eval()
         weight = next(tower.parameters())  # of the embedding; on meta where it is offloaded
-        self.network = SharedNetwork(tower, torch.device('cpu') if weight.is_meta else weight.device, given.dtype)
+        device = torch.device('cpu') if weight.is_meta else weight.device
+        self.network = SharedNetwork(tower, device, given.dtype, is_known=True)
         return self.network
 
     def __getstate__(self) -> dict[str, Any]:

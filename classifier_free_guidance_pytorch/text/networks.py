@@ -22,12 +22,21 @@ Device: TypeAlias = torch.device | str | int  # all that torch accepts as a devi
 
 @dataclass(eq=False)
 class SharedNetwork:
-    """A frozen network, where it is, and the encoders that use it."""
+    """A frozen network.
+
+    Attributes:
+        module: What runs.
+        device: Where it is.
+        dtype: In which precision.
+        users: The encoders that use it.
+        is_known: Whether somebody else may have it, as `encoder.model`, and so may write to its weights.
+    """
 
     module: nn.Module
     device: torch.device
     dtype: torch.dtype
     users: WeakSet[object] = field(default_factory=WeakSet)
+    is_known: bool = False
 
 
 class NetworkBank:

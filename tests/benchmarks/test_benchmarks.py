@@ -12,7 +12,7 @@ from benchmarks.__main__ import main
 from benchmarks.bodies import BODIES, noisy
 from benchmarks.encoders import WordEncoder, save_clip, save_t5, texts
 from benchmarks.networks import KINDS, pair
-from benchmarks.parts import ON_GPU, PARTS, load
+from benchmarks.parts import ON_GPU, PARTS, dispatch, load
 from benchmarks.report import PAGE, filled, report
 from benchmarks.results import Bar, Result, assert_equal, counted, environment, timed
 from benchmarks.settings import Settings
@@ -166,3 +166,13 @@ def test_what_was_measured_before_an_interruption_is_kept(tmp_path, monkeypatch)
     monkeypatch.setattr(load('layers'), 'measure', measure)
     main(['layers', '--tiny', '--quiet', '--device', 'cpu', '--out', str(tmp_path)])
     assert len(Result.read(tmp_path / 'cpu' / 'layers.json').figures) == 1
+
+
+@torch.no_grad()
+def test_a_guided_call_stays_within_its_files():
+    calls = dispatch.calls_of(TINY)
+    for way, most in dispatch.MOST.items():
+        calls[way]()
+        found = dispatch.count(calls[way])
+        assert found.files <= most['files']
+        assert found.moves <= most['moves']

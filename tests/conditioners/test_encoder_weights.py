@@ -97,3 +97,17 @@ def test_a_guided_call_sees_it_and_encodes_no_more_often_than_it_must(encoder, m
     assert torch.equal(before[0], before[2])
     assert torch.equal(after[0], after[2])
     assert not torch.equal(before[0], after[0])
+
+
+def test_weights_that_nobody_else_has_are_not_looked_at(encoder, monkeypatch):
+    """A sampling loop does not compare the hundreds of weights of an encoder that is not handed out."""
+    conditioner = make('film', encoders=[encoder]).eval()
+    looked = []
+    (watch,) = conditioner.source._watches
+    monkeypatch.setattr(watch, 'look', lambda module: looked.append(module) or 1)
+    with torch.no_grad():
+        conditioner(TEXTS), conditioner(TEXTS)
+        assert looked == []
+        assert encoder.model is not None
+        conditioner(TEXTS)
+    assert looked
