@@ -23,6 +23,7 @@ LADDER = {
     'conditioners': {'errors', 'rows', 'text', 'layers'},
     'decorator': {'errors', 'rows', 'guidance', 'conditioners', 'perturb'},
     'modules': {'errors', 'conditioners', 'decorator'},
+    'training': {'errors', 'rows', 'guidance', 'conditioners', 'decorator'},
     'compat': {'conditioners'},
     'corpus': {'errors', 'text'},
     'mypy_plugin': set(),  # which only mypy imports

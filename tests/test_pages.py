@@ -25,7 +25,7 @@ def page(name: str) -> str:
     return (ROOT / 'docs' / f'{name}.md').read_text(encoding='utf-8')
 
 
-@pytest.mark.parametrize('name', ['conditioning', 'first_model', 'other_libraries'])
+@pytest.mark.parametrize('name', ['conditioning', 'first_model', 'one_pass', 'other_libraries'])
 def test_every_block_of_a_page_runs(name, encoders_of_the_readme, tmp_path, monkeypatch):  # noqa: F811
     repair_torchvision()  # which diffusers imports
     monkeypatch.chdir(tmp_path)
@@ -66,7 +66,7 @@ def test_the_migration_page_lists_every_error():
 
 
 REFERENCE = '\n'.join(path.read_text(encoding='utf-8') for path in (ROOT / 'docs' / 'api').glob('*.md'))
-ROOMS = ('', '.guidance', '.perturb', '.modules', '.corpus')
+ROOMS = ('', '.guidance', '.perturb', '.training', '.modules', '.corpus')
 
 
 @pytest.mark.parametrize('room', ROOMS)

@@ -28,6 +28,7 @@ from classifier_free_guidance_pytorch.conditioners.prepared import (
     WeightWatch,
     identity,
 )
+from classifier_free_guidance_pytorch.conditioners.scale_input import ScaleInput
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, Texts, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from classifier_free_guidance_pytorch.layers import CondFn, Place, place_of
@@ -65,6 +66,7 @@ class Conditioner(nn.Module, ABC):
         self.cond_drop_prob = cond_drop_prob
         self.null = null
         self.conditioners = nn.ModuleList()
+        self.scale_input: ScaleInput | None = None
         self.watch = WeightWatch()
         self._conditions = RecentCache(size=8)
         self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
@@ -91,6 +93,36 @@ class Conditioner(nn.Module, ABC):
     @abstractmethod
     def null_branch(self, texts: Texts | None = None, text_embeds: TextEmbeds | None = None) -> BranchCondition:
         """Return the conditions of texts that are all dropped; one row where that is enough for every batch."""
+
+    def at_scale(self, branch: BranchCondition, scale: float | Tensor) -> BranchCondition:
+        """Return the conditions of the same texts, to be guided this strongly in one pass.
+
+        Args:
+            branch: The conditions of the texts, as they are at the scale 1.
+            scale: A positive number, or one for each sample, `(b,)`.
+
+        Raises:
+            UsageError: This conditioner was built without `reads_scale=True`.
+        """
+        raise UsageError(
+            f'this {type(self).__name__} reads no guidance scale: build it with reads_scale=True (a decorated class with '
+            'text_condition_reads_scale=True); the weights of a model that reads none can be loaded into it'
+        )
+
+    @property
+    def reads_scale(self) -> bool:
+        """Whether it was built to read the guidance scale."""
+        return self.scale_input is not None
+
+    @property
+    def learned_scales(self) -> tuple[float, float] | None:
+        """The lowest and highest guidance scale that the model has learned to follow in one pass; None before any."""
+        return None if self.scale_input is None else self.scale_input.learned
+
+    def learn_scales(self, scale: float | Tensor) -> None:
+        """Note that a training step has taught these scales."""
+        assert self.scale_input is not None
+        self.scale_input.learn(scale)
 
     @abstractmethod
     def embed_texts(self, texts: Batch[str]) -> Tensor | TextCondReturn:
@@ -239,6 +271,7 @@ class Conditioner(nn.Module, ABC):
     def train(self, mode: bool = True) -> Self:
         """Switch between training and eval mode, and look whether weights have changed: a compiled call cannot look itself."""
         self.watch.look(self, closely=True)
+        _ = self.learned_scales  # likewise read now
         return super().train(mode)
 
     def check_attention(self) -> None:
@@ -285,6 +318,7 @@ class Conditioner(nn.Module, ABC):
 def _forget(conditioner: Conditioner, incompatible_keys: Any) -> None:
     """After a checkpoint was loaded, nothing made before it is valid."""
     conditioner.watch.forget()
+    _ = conditioner.learned_scales  # read now, for compiled calls
 
 
 def check_one_of(texts: object, text_embeds: object, prefix: str = '') -> None:

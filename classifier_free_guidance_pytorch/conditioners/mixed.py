@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from classifier_free_guidance_pytorch.conditioners.base import Conditioner
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, CondFns, TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.reader import TextReader
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings
@@ -66,6 +67,9 @@ class MixedConditioner(TextReader[Features]):
         pairs = zip(self.of_kinds, features.kinds, strict=True)
         return Features(tuple(kind.drop(own, keep) for kind, own in pairs))
 
+    def text_cond(self, features: Features) -> TextCondReturn:
+        raise AssertionError('every kind has its own')
+
     def condition(self, features: Features) -> BranchCondition:
         pairs = zip(self.of_kinds, features.kinds, strict=True)
         return _joined([kind.condition(own) for kind, own in pairs])
@@ -73,11 +77,28 @@ class MixedConditioner(TextReader[Features]):
     def null_condition(self, features: Features | None) -> BranchCondition:
         return _joined([kind.null_condition(None) for kind in self.of_kinds])
 
-    def bind(self, branch: BranchCondition, repeat_batch: int | Sequence[int] = 1) -> CondFns:
-        repeats, fns, start = self.check_repeat(repeat_batch), [], 0
+    def at_scale(self, branch: BranchCondition, scale: float | Tensor) -> BranchCondition:
+        pairs = zip(self.of_kinds, branch.kinds, strict=True)
+        return _joined([kind.at_scale(own, scale) for kind, own in pairs])
+
+    @property
+    def reads_scale(self) -> bool:
+        return all(kind.reads_scale for kind in self.of_kinds)
+
+    @property
+    def learned_scales(self) -> tuple[float, float] | None:
+        first: Conditioner = next(iter(self.of_kinds))
+        return first.learned_scales
+
+    def learn_scales(self, scale: float | Tensor) -> None:
         for kind in self.of_kinds:
-            own = slice(start, start := start + len(kind.hidden_dims))
-            fns += kind.bind(BranchCondition(branch.layers[own], branch.text_cond), repeats[own])
+            kind.learn_scales(scale)
+
+    def bind(self, branch: BranchCondition, repeat_batch: int | Sequence[int] = 1) -> CondFns:
+        repeats = self.check_repeat(repeat_batch)
+        fns: list[Any] = []
+        for kind, own in zip(self.of_kinds, branch.kinds, strict=True):
+            fns += kind.bind(own, repeats[len(fns) : len(fns) + len(kind.hidden_dims)])
         return CondFns.of(fns, branch.text_cond)
 
     def check_attention(self) -> None:
@@ -92,5 +113,4 @@ class MixedConditioner(TextReader[Features]):
 
 def _joined(branches: Sequence[BranchCondition]) -> BranchCondition:
     """Return one branch with the conditions of all kinds."""
-    layers = tuple(layer for branch in branches for layer in branch.layers)
-    return BranchCondition(layers, branches[0].text_cond)
+    return BranchCondition((), branches[0].text_cond, tuple(branches))

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.conditioners.base import Null, check_hidden_dims
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
-from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
+from classifier_free_guidance_pytorch.conditioners.prepared import TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.reader import TextReader
+from classifier_free_guidance_pytorch.conditioners.scale_input import ScaleInput
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
-from classifier_free_guidance_pytorch.layers import Concat, FiLM, Place, place_of
+from classifier_free_guidance_pytorch.layers import Concat, Condition, FiLM, Place, place_of
 from classifier_free_guidance_pytorch.rows import Rows
 from classifier_free_guidance_pytorch.text import Batch
 
@@ -110,6 +111,7 @@ class PooledConditioner(PooledReader):
         text_embed_pad_value: float = 0.0,
         model_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
         null: Null = 'learned',
+        reads_scale: bool = False,
     ) -> None:
         check_hidden_dims(hidden_dims)
         if text_embed_stem_dim_mult < 1:
@@ -119,15 +121,19 @@ class PooledConditioner(PooledReader):
         self.dim_latent = dim = self.dim_pooled
         self.text_embed_stem_mlp = nn.Sequential(nn.Linear(dim, dim * text_embed_stem_dim_mult), nn.SiLU())
         self.conditioners.extend(type(self).layer(dim * text_embed_stem_dim_mult, hidden) for hidden in self.hidden_dims)
+        if reads_scale:
+            self.scale_input = ScaleInput([dim * text_embed_stem_dim_mult])
 
     @property
     def place(self) -> Place:
         return place_of(self.text_embed_stem_mlp, self)
 
-    def condition(self, features: Pooled) -> BranchCondition:
-        stem = self.text_embed_stem_mlp(features.feature)  # (b, mult * dim)
+    def text_cond(self, features: Pooled) -> TextCondReturn:
+        return TextCondReturn(self.text_embed_stem_mlp(features.feature), None)  # (b, mult * dim)
+
+    def layer_conditions(self, text_cond: TextCondReturn) -> tuple[Condition, ...]:
         layers: Iterable[Any] = self.conditioners
-        return BranchCondition(tuple(layer.condition(stem) for layer in layers), TextCondReturn(stem, None))
+        return tuple(layer.condition(text_cond.embed) for layer in layers)
 
 
 class TextConditioner(PooledConditioner):
@@ -143,6 +149,7 @@ class TextConditioner(PooledConditioner):
         text_embed_pad_value: What the encoders' `embed_text(..., return_text_encodings=True)` writes where there is no token.
         model_kwargs: One dict of encoder options for each encoder (`pretrained`, `dtype`, `device`, `pooling`, ...).
         null: What dropped text becomes: a 'learned' feature, 'zeros', or the encoding of the 'empty' string.
+        reads_scale: Let the conditions depend on the guidance scale as well, for guidance in one pass; see `training`.
 
     Raises:
         ConfigError: An unknown type, name or option, or a value out of range.

@@ -103,11 +103,13 @@ class BranchCondition(Rows):
 
     Attributes:
         layers: The condition of every conditioning layer; empty for a conditioner without layers.
-        text_cond: The text feature itself.
+        text_cond: The text feature itself, from which the layers were made.
+        kinds: The branch of every kind instead, where a conditioner has several.
     """
 
     layers: tuple[Condition, ...]
     text_cond: TextCondReturn
+    kinds: tuple[BranchCondition, ...] = ()
 
     @property
     def rows(self) -> int:

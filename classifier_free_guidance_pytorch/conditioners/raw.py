@@ -13,6 +13,7 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.conditioners.base import TextEmbeds
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, CondFns, RawTextCond, TextCondReturn
+from classifier_free_guidance_pytorch.conditioners.scale_input import ScaleInput
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
 from classifier_free_guidance_pytorch.conditioners.tokens import TokenConditioner, Tokens
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
@@ -44,6 +45,7 @@ class TextEmbeddingReturner(TokenConditioner):
             to learn here: the network that reads the mask decides what no text means.
         pad_to: Number of tokens that every text is padded to, for networks that read no mask: without it the number of tokens
             is that of the longest text of the batch, and such a network would read the padding.
+        reads_scale: Let tokens and pooled feature depend on the guidance scale as well, for guidance in one pass; see `training`.
 
     Raises:
         ConfigError: An unknown type, name or option, or a value out of range.
@@ -72,12 +74,15 @@ class TextEmbeddingReturner(TokenConditioner):
         hiddens_channel_first: bool | Sequence[bool] = True,
         null: Literal['zeros', 'empty'] = 'zeros',
         pad_to: int | None = None,
+        reads_scale: bool = False,
     ) -> None:
         if pad_to is not None and pad_to < 1:
             raise ConfigError(f'pad_to is the number of tokens that every text is padded to, at least 1, but got {pad_to}')
         source = TextSource.build(model_types, model_names, model_kwargs, text_embed_pad_value)
         super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null, dim_latent, text_embed_pad_value)
         self.pad_to = pad_to
+        if reads_scale:
+            self.scale_input = ScaleInput([self.dim_latent, sum(source.dims_pooled)])
 
     if TYPE_CHECKING:
 
@@ -116,13 +121,20 @@ class TextEmbeddingReturner(TokenConditioner):
         pooled = tuple(torch.where(keep, feature, null[:, : feature.shape[1] or 1]) for keep, feature, null in parts)
         return TokensAndPooled(dropped.tokens, dropped.masks, pooled)
 
-    def condition(self, features: Tokens) -> BranchCondition:
+    def text_cond(self, features: Tokens) -> RawTextCond:
         tokens, mask = features.concatenated()  # (b, n, d), (b, n)
         if self.pad_to is not None:
             tokens, mask = self._padded(tokens, mask)
         embed = tokens.masked_fill(~mask.unsqueeze(-1), self.text_embed_pad_value)
         pooled = features.pooled if isinstance(features, TokensAndPooled) else None
-        return BranchCondition((), RawTextCond.of(embed, mask, None if pooled is None else torch.cat(pooled, dim=-1)))
+        return RawTextCond.of(embed, mask, None if pooled is None else torch.cat(pooled, dim=-1))
+
+    def shifted(self, text_cond: TextCondReturn, added: Sequence[Tensor]) -> RawTextCond:
+        (embed, mask), pooled = super().shifted(text_cond, added), text_cond.pooled
+        assert embed is not None
+        assert mask is not None
+        embed = embed.masked_fill(~mask.unsqueeze(-1), self.text_embed_pad_value)
+        return RawTextCond.of(embed, mask, None if pooled is None else pooled + added[1])
 
     def _padded(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens and mask with `pad_to` tokens.

@@ -3,6 +3,7 @@
 encodings -> features    `read_encodings`, `read_embeds`: what a kind of conditioner needs of the encodings
 features -> features     `drop`: the null instead of what is dropped
 features -> conditions   `condition`: the part of every layer that depends on the text alone
+conditions -> conditions `at_scale`: what the guidance scale adds, late, for models that guide in one pass
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from classifier_free_guidance_pytorch.conditioners.dropout import DropProb, drop
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, Texts
 from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.layers import Condition
 from classifier_free_guidance_pytorch.rows import Rows
 from classifier_free_guidance_pytorch.text import TextEncoding
 
@@ -49,8 +51,34 @@ class TextReader(Conditioner, Generic[Features]):
         """Return the features with the null instead of what is not kept; `keep` is `(b, 1)` or `(b, encoders)`."""
 
     @abstractmethod
+    def text_cond(self, features: Features) -> TextCondReturn:
+        """Return the text feature that all layers read."""
+
+    def layer_conditions(self, text_cond: TextCondReturn) -> tuple[Condition, ...]:
+        """Return the condition of every layer, from the text feature; none where there are no layers."""
+        return ()
+
     def condition(self, features: Features) -> BranchCondition:
         """Return the conditions of every layer."""
+        text_cond = self.text_cond(features)
+        return BranchCondition(self.layer_conditions(text_cond), text_cond)
+
+    def at_scale(self, branch: BranchCondition, scale: float | Tensor) -> BranchCondition:
+        if self.scale_input is None:
+            return super().at_scale(branch, scale)
+        added = self.scale_input(scale)  # (b, d)
+        rows, texts = added[0].shape[0], branch.rows
+        if rows > 1:  # a sample has a scale of its own, and its frames that of the sample
+            branch = branch.expand(rows) if texts == 1 else branch.repeat(max(rows // texts, 1))
+            added = [one.repeat_interleave(max(texts // rows, 1), dim=0) for one in added]
+        text_cond = self.shifted(branch.text_cond, added)
+        return BranchCondition(self.layer_conditions(text_cond), text_cond)
+
+    def shifted(self, text_cond: TextCondReturn, added: Sequence[Tensor]) -> TextCondReturn:
+        """Return the text feature with what the scale adds to it, `(b, d)`, at every token."""
+        embed = text_cond.embed
+        assert embed is not None
+        return TextCondReturn(embed + (added[0] if embed.ndim == 2 else added[0].unsqueeze(1)), text_cond.mask)
 
     def null_condition(self, features: Features | None) -> BranchCondition:
         """Return the conditions of texts that are all dropped; `features` are theirs where the null depends on the text."""

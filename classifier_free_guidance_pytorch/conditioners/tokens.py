@@ -18,9 +18,10 @@ from classifier_free_guidance_pytorch.conditioners.base import Null, check_hidde
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.reader import TextReader
+from classifier_free_guidance_pytorch.conditioners.scale_input import ScaleInput
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
-from classifier_free_guidance_pytorch.layers import CrossAttention, Place, place_of
+from classifier_free_guidance_pytorch.layers import Condition, CrossAttention, Place, place_of
 from classifier_free_guidance_pytorch.rows import Rows
 from classifier_free_guidance_pytorch.text import Batch, TextEncoding
 
@@ -178,6 +179,7 @@ class AttentionTextConditioner(TokenConditioner):
         model_kwargs: One dict of encoder options for each encoder (`pretrained`, `dtype`, `device`, `pooling`, ...).
         null: What a dropped text leaves: a 'learned' key and value, 'zeros' (attention adds nothing), or the tokens of the
             'empty' string.
+        reads_scale: Let the conditions depend on the guidance scale as well, for guidance in one pass; see `training`.
 
     Raises:
         ConfigError: An unknown type, name or option, or a value out of range.
@@ -205,6 +207,7 @@ class AttentionTextConditioner(TokenConditioner):
         text_embed_pad_value: float = 0.0,
         model_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None = None,
         null: Null = 'learned',
+        reads_scale: bool = False,
     ) -> None:
         check_hidden_dims(hidden_dims)
         if attn_dim_head < 1 or attn_heads < 1:
@@ -215,11 +218,15 @@ class AttentionTextConditioner(TokenConditioner):
             CrossAttention(self.dim_latent, hidden, attn_dim_head, attn_heads, flash, learned_null=null != 'zeros')
             for hidden in self.hidden_dims
         )
+        if reads_scale:
+            self.scale_input = ScaleInput([self.dim_latent])
 
-    def condition(self, features: Tokens) -> BranchCondition:
-        tokens, mask = features.concatenated()  # (b, n, d), (b, n)
+    def text_cond(self, features: Tokens) -> TextCondReturn:
+        return TextCondReturn(*features.concatenated())  # (b, n, d), (b, n)
+
+    def layer_conditions(self, text_cond: TextCondReturn) -> tuple[Condition, ...]:
         layers: Iterable[Any] = self.conditioners
-        return BranchCondition(tuple(layer.condition(tokens, mask) for layer in layers), TextCondReturn(tokens, mask))
+        return tuple(layer.condition(*text_cond) for layer in layers)
 
     def null_condition(self, features: Tokens | None) -> BranchCondition:
         if self.null == 'empty':

@@ -12,7 +12,8 @@ from typing_extensions import Self
 from classifier_free_guidance_pytorch.conditioners.base import Null, TextEmbeds
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.conditioners.pooled import Pooled, PooledReader
-from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, CondFns, RawTextCond, TextCondReturn
+from classifier_free_guidance_pytorch.conditioners.prepared import CondFns, RawTextCond, TextCondReturn
+from classifier_free_guidance_pytorch.conditioners.scale_input import ScaleInput
 from classifier_free_guidance_pytorch.conditioners.text_source import TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, checked
 from classifier_free_guidance_pytorch.layers import Place, place_of
@@ -35,6 +36,7 @@ class PooledEmbeddingReturner(PooledReader):
         cond_drop_prob: Probability in training that a sample loses its text; a tuple drops each encoder independently.
         hiddens_channel_first: Accepted for symmetry with the other conditioners; identities have no layout.
         null: What dropped text becomes: a 'learned' feature, 'zeros' (a vector of zeros), or that of the 'empty' string.
+        reads_scale: Let the vector depend on the guidance scale as well, for guidance in one pass; see `training`.
 
     Raises:
         ConfigError: An unknown type, name or option, or a value out of range.
@@ -60,6 +62,7 @@ class PooledEmbeddingReturner(PooledReader):
         cond_drop_prob: float | Sequence[float] = 0.0,
         hiddens_channel_first: bool | Sequence[bool] = True,
         null: Null = 'learned',
+        reads_scale: bool = False,
     ) -> None:
         if dim_latent is not None and dim_latent < 1:
             raise ConfigError(f'dim_latent is a positive integer, but got {dim_latent}')
@@ -70,6 +73,8 @@ class PooledEmbeddingReturner(PooledReader):
         self._moved = torch.empty(
             0, device='cpu'
         )  # says where this was moved, if there are no weights; no buffer, which may be lost
+        if reads_scale:
+            self.scale_input = ScaleInput([self.dim_latent])
 
     if TYPE_CHECKING:
 
@@ -92,6 +97,10 @@ class PooledEmbeddingReturner(PooledReader):
     def place(self) -> Place:
         return place_of(self.project, self)
 
-    def condition(self, features: Pooled) -> BranchCondition:
+    def text_cond(self, features: Pooled) -> RawTextCond:
         vector = self.project(features.feature)  # (b, d)
-        return BranchCondition((), RawTextCond.of(vector, None, vector))
+        return RawTextCond.of(vector, None, vector)
+
+    def shifted(self, text_cond: TextCondReturn, added: Sequence[Tensor]) -> RawTextCond:
+        vector = super().shifted(text_cond, added).embed
+        return RawTextCond.of(vector, None, vector)

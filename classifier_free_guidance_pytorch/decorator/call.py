@@ -13,9 +13,11 @@ from classifier_free_guidance_pytorch.conditioners import BranchCondition
 from classifier_free_guidance_pytorch.decorator.keywords import GuidanceKeywords, TextKeywords
 from classifier_free_guidance_pytorch.decorator.outputs import PerBranch, entries, is_structured
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
-from classifier_free_guidance_pytorch.guidance import APG, CFG, Preset, Rule, Schedule, Step, rescale_to_cond
+from classifier_free_guidance_pytorch.guidance import APG, CFG, Learned, Preset, Rule, Schedule, Step, rescale_to_cond
+from classifier_free_guidance_pytorch.guidance.checks import uniform_value
 from classifier_free_guidance_pytorch.guidance.step import is_weak
 from classifier_free_guidance_pytorch.perturb import Perturbation
+from classifier_free_guidance_pytorch.rows import is_readable
 
 _CFG = CFG()
 
@@ -48,6 +50,7 @@ class Call:
     Attributes:
         rule: How its predictions are combined, once resolved.
         scale: The guidance scale of this step, once resolved.
+        read_scale: The scale that the text conditioner reads, once resolved; None where it reads none.
         routed: Arguments with a value of their own for each branch.
         sample: The first tensor argument of two or more dimensions, for a denoiser the noisy sample and not its time; else the
             first of one.
@@ -62,6 +65,7 @@ class Call:
     keywords: GuidanceKeywords
     rule: Rule = field(init=False)
     scale: float | Tensor = field(init=False)
+    read_scale: float | Tensor | None = field(init=False, default=None)
     routed: dict[str, Any] = field(init=False)
     sample: Tensor | None = field(init=False, default=None)
     batch: int | None = field(init=False, default=None)
@@ -76,8 +80,11 @@ class Call:
                 if value.ndim > 1:
                     break
 
-    def resolve(self) -> Step:
+    def resolve(self, learned: tuple[float, float] | None = None) -> Step:
         """Settle the rule and the guidance scale that the keywords spell, and return where sampling stands.
+
+        Args:
+            learned: The scales at which the model guides by itself, None for a model that has learned none.
 
         Raises:
             ConfigError: A keyword that has no effect with this rule, or a schedule without what it is a function of.
@@ -93,22 +100,48 @@ class Call:
             rule = APG(eta=float(keywords.keep_parallel_frac))
         if keywords.rescale_phi:
             rule = (rule or _CFG).then(rescale_to_cond(float(keywords.rescale_phi)))
-        self.rule = _CFG if rule is None else rule
+        self.rule = rule or _CFG
         if keywords.says_scale or rule is None:
             own_scale = keywords.cond_scale
         elif own_scale is None and (own_scale := rule.default_scale) is None:
             raise UsageError(f'{rule!r} does nothing at a guidance scale of 1: pass cond_scale= as well, such as cond_scale=5.')
         self.scale = self._at_this_step(own_scale) if isinstance(own_scale, Schedule) else own_scale
+        if rule is None and learned is not None and uniform_value(self.scale) != 0:  # 0 is the null prediction, as always
+            self.rule = Learned(*learned)
         if rule is not None or keywords.weak is not None:
             self._check_fit(self.rule)
         self.rule.check_state(keywords.guidance_state)
-        scale = self.scale if self.batch is not None else None  # of an unknown batch the rule will see the predictions
-        if isinstance(scale, Tensor) and scale.ndim == 1 and scale.shape[0] not in (1, self.batch):
+        self._check_scale(self.scale)
+        if self.rule.reads_scale and (isinstance(self.scale, Tensor) or self.scale != 1):
+            self.read_scale = per_sample(self.scale)
+        step = Step(keywords.guidance_state, self.sample)
+        return step._replace(**keywords.guidance_kwargs) if keywords.guidance_kwargs else step
+
+    def resolve_training(self, reads_scale: bool) -> None:
+        """Settle the scale that the conditioner reads in a training step: that of the call, or 1.
+
+        Args:
+            reads_scale: Whether there is a conditioner that reads one.
+
+        Raises:
+            UsageError: A keyword that has a meaning for guidance only.
+            ConfigError: A scale that is none, or is not above 0.
+        """
+        self.keywords.refuse_in_training(('cond_scale',) if reads_scale else ())
+        if reads_scale:
+            scale = self.keywords.cond_scale
+            if isinstance(scale, Schedule):
+                raise ConfigError(f'in training cond_scale is a number or one for each sample, but got the schedule {scale!r}')
+            self._check_scale(scale)
+            check_positive(scale)
+            self.read_scale = per_sample(scale)
+
+    def _check_scale(self, scale: float | Tensor) -> None:
+        """Raise `ShapeError` for another number of scales than samples; of an unknown batch the rule will see the predictions."""
+        if self.batch is not None and isinstance(scale, Tensor) and scale.ndim == 1 and scale.shape[0] not in (1, self.batch):
             raise ShapeError(
                 f'cond_scale has {scale.shape[0]} values for a batch of {self.batch}: pass one per sample, or one number'
             )
-        step = Step(keywords.guidance_state, self.sample)
-        return step._replace(**keywords.guidance_kwargs) if keywords.guidance_kwargs else step
 
     def _at_this_step(self, schedule: Schedule) -> float | Tensor:
         """Return what a schedule says of this step."""
@@ -192,6 +225,32 @@ class Call:
             f"branch its own with cfg_routed_kwargs={{'name': (for cond, for null)}}. What a call returns for both branches can "
             'be handed in again as it is'
         )
+
+
+def check_positive(scale: float | Tensor) -> None:
+    """Raise `ConfigError` for a scale that no conditioner can read, where that can be seen at no cost."""
+    positive: Any = scale > 0
+    if isinstance(positive, Tensor):
+        positive = not is_readable(positive) or bool(positive.all())
+    if not positive:
+        raise ConfigError(
+            f'a model that guides in one pass reads 1 / cond_scale, so every scale is above 0, but got {scale}: 1 is off'
+        )
+
+
+def per_sample(scale: float | Tensor) -> float | Tensor:
+    """Return a scale as the conditioner reads it: a number, or one for each sample, `(b,)`.
+
+    Raises:
+        ShapeError: It differs inside of a sample.
+    """
+    if not isinstance(scale, Tensor) or scale.ndim == 1:
+        return scale
+    if scale.ndim > 1 and scale.shape[1:].numel() != 1:
+        raise ShapeError(
+            f'a model that guides in one pass reads one scale for each sample, but got cond_scale of shape {tuple(scale.shape)}'
+        )
+    return scale.reshape(-1)  # (b,)
 
 
 def weak_names(rule: Rule) -> list[str]:

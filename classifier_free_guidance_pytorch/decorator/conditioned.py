@@ -38,6 +38,12 @@ class Conditioned:
     names: KeyNames
     signature: ForwardSignature
 
+    def reads_scale(self, call: Call) -> bool:
+        return self.conditioner(call.module).reads_scale
+
+    def learned_scales(self, call: Call) -> tuple[float, float] | None:
+        return self.conditioner(call.module).learned_scales
+
     def training_pass(self, call: Call) -> Pass:
         conditioner, text = self.conditioner(call.module), call.text
         texts, _ = self._checked(conditioner, call)
@@ -139,6 +145,9 @@ class Conditioned:
         samples = call.text.num_samples_per_text
         if samples != 1:
             order = [(name, one.repeat(samples) if call.batch in (None, one.rows * samples) else one) for name, one in order]
+        scale = call.read_scale
+        if scale is not None:
+            order = [(name, conditioner.at_scale(one, scale) if name == 'cond' else one) for name, one in order]
         bound = [conditioner.bind(condition, call.text.repeat_batch) for _, condition in order]
         return [Pass(name, self._keywords(fns, call), condition) for (name, condition), fns in zip(order, bound, strict=True)]
 
@@ -217,6 +226,11 @@ class Conditioned:
         if call.rule.inside_attention:
             conditioner.check_attention()
         _check_conditions(len(texts), call)
+        if text.has_negatives and call.rule.reads_scale:
+            raise ConfigError(
+                'this model guides in one pass, in which negative texts have no part: leave them out, or pass '
+                'guidance=guidance.CFG() for two passes'
+            )
         apart = 'negatives' in wanted  # the negatives have branches of their own, and the null stays the null
         if len(negatives) > 1 and not apart:
             raise ConfigError(f'{len(negatives)} batches of {self.names.negative_texts} were given, but this rule takes one')

@@ -24,6 +24,12 @@ class ByDropProb:
     names: KeyNames
     signature: ForwardSignature
 
+    def reads_scale(self, call: Call) -> bool:
+        return False
+
+    def learned_scales(self, call: Call) -> tuple[float, float] | None:
+        return None
+
     def training_pass(self, call: Call) -> Pass:
         return Pass('cond', self._text_keywords(call))
 

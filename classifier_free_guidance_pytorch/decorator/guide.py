@@ -29,6 +29,12 @@ _UNNAMED = frozenset(BRANCHES)  # a weak pass may have a name of its own
 class Source(Protocol):
     """How conditions reach the decorated function."""
 
+    def reads_scale(self, call: Call) -> bool:
+        """Whether the text conditioner reads the guidance scale."""
+
+    def learned_scales(self, call: Call) -> tuple[float, float] | None:
+        """Return the scales at which the model guides by itself, in one pass; None for a model that has learned none."""
+
     def training_pass(self, call: Call) -> Pass:
         """Return the one pass of a training step, with conditional dropout."""
 
@@ -41,14 +47,15 @@ class Source(Protocol):
 
 def train(source: Source, call: Call) -> Any:
     """Run one training step: a single pass, in which each sample loses its text with the drop probability."""
-    call.keywords.refuse_in_training()  # every keyword that has a meaning for guidance only
+    call.resolve_training(source.reads_scale(call))  # refuses every keyword that has a meaning for guidance only
     return call.run(source.training_pass(call))
 
 
 def guide(source: Source, call: Call) -> Any:
     """Run the passes that the rule asks for, and no others, and return the output with the guided prediction in its place."""
     keywords = call.keywords
-    step = call.resolve()  # settles call.rule and call.scale; the step holds state, x, sigma, alpha and progress
+    # settles call.rule and call.scale; the step holds state, x, sigma, alpha and progress
+    step = call.resolve(source.learned_scales(call))
     rule, scale = call.rule, call.scale
     wanted = rule.wanted(scale, step)  # ('cond', 'null')
     is_zero = not wanted  # the zero steps of CFG-Zero*: a single pass, for the shape of the output and what else is in it

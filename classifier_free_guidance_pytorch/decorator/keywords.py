@@ -172,11 +172,15 @@ class GuidanceKeywords(Keywords):
             or self.guide is not None
         )
 
-    def refuse_in_training(self) -> None:
-        """Raise `UsageError`, and name the keyword, where guidance is asked for in training mode."""
+    def refuse_in_training(self, allowed: Sequence[str] = ()) -> None:
+        """Raise `UsageError`, and name the keyword, where guidance is asked for in training mode, but for the `allowed`."""
         for name, default in GUIDANCE_KEYWORDS.items():
             value = getattr(self, name)
-            if name != 'cfg_routed_kwargs' and value is not default and (isinstance(value, Tensor) or value != default):
+            if (
+                name not in ('cfg_routed_kwargs', *allowed)
+                and value is not default
+                and (isinstance(value, Tensor) or value != default)
+            ):
                 raise UsageError(
                     f'{name}={value!r} is for sampling, but the model is in training mode: call model.eval() first; in training, '
                     'cond_drop_prob alone decides what the model sees of the text'

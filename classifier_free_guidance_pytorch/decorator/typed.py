@@ -79,6 +79,7 @@ class TextConditionKeywords(TypedDict, total=False):
     text_condition_flash: bool
     text_condition_null: Null
     text_condition_pad_to: int | None
+    text_condition_reads_scale: bool
     text_condition_origins: Sequence[Mapping[str, Any]] | None
 
 

@@ -22,6 +22,7 @@ from classifier_free_guidance_pytorch.guidance._compose import Compose, compose
 from classifier_free_guidance_pytorch.guidance._energy import energy_guided
 from classifier_free_guidance_pytorch.guidance._fdg import FDG, fdg
 from classifier_free_guidance_pytorch.guidance._higs import HiGS, higs
+from classifier_free_guidance_pytorch.guidance._learned import Learned
 from classifier_free_guidance_pytorch.guidance._logits import Discrete, Logits, discrete, logits
 from classifier_free_guidance_pytorch.guidance._mahiro import Mahiro, mahiro
 from classifier_free_guidance_pytorch.guidance._nag import NAG, nag
@@ -55,7 +56,7 @@ from classifier_free_guidance_pytorch.guidance.step import BRANCHES, Predictions
 
 __all__ = [
     'ADG', 'APG', 'BRANCHES', 'CFG', 'FDG', 'MAMBOG', 'NAG', 'PRESETS', 'RAAG', 'SMCCFG', 'SPACES', 'TCFG', 'Adaptive',
-    'CFGZeroStar', 'Chain', 'Compose', 'Discrete', 'HiGS', 'InSpace', 'Logits', 'Mahiro', 'OnChannels', 'PerpNeg',
+    'CFGZeroStar', 'Chain', 'Compose', 'Discrete', 'HiGS', 'InSpace', 'Learned', 'Logits', 'Mahiro', 'OnChannels', 'PerpNeg',
     'Predictions', 'Preset', 'Renorm', 'Rescale', 'ReuseDelta', 'Rule', 'Schedule', 'State', 'Step', 'Sum', 'Then', 'Weak',
     'adg', 'apg', 'beta', 'cfg', 'cfg_plus_plus', 'cfg_zero_star', 'chain', 'clamp_linear', 'compose', 'constant', 'convert',
     'convert_scale', 'cosine', 'diffusers_guider', 'discrete', 'energy_guided', 'exponential', 'fdg', 'from_config',

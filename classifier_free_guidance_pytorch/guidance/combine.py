@@ -64,6 +64,8 @@ class Combined(Rule):
                 raise ConfigError(f'{type(self).__name__}: expected a rule, got {rule!r}')
             if rule.inside_attention:
                 raise ConfigError(f'{type(self).__name__}: {rule!r} guides inside attention, and cannot be combined')
+            if rule.reads_scale:
+                raise ConfigError(f'{type(self).__name__}: {rule!r} is what the model does by itself, and cannot be combined')
 
     @property
     def anchored(self) -> bool:

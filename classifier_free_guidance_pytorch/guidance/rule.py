@@ -39,6 +39,8 @@ class BaseRule:
     """Whether it has weights of its own, and so needs all its branches at a scale of 1."""
     inside_attention: ClassVar[bool] = False
     """Whether its predictions are the outputs of cross-attention instead of those of the model."""
+    reads_scale: ClassVar[bool] = False
+    """Whether the model reads the guidance scale, so that its conditional prediction is guided already."""
     paper_space: ClassVar[str | None] = None
     """What predicts in the paper that it is from, one of `guidance.SPACES`; None where the answer is the same in all."""
 

@@ -19,6 +19,7 @@ ABSTRACT = {Rule, Combined, Wrapper, SkipNull}
 
 CASES: dict[str, Rule] = {
     'CFG': guidance.CFG(),
+    'Learned': guidance.Learned(0.0, 30.0),
     'APG': guidance.APG(eta=0.3, norm=0.9),
     'APG momentum': guidance.APG(norm=0.9, momentum=-0.5),
     'APG rms, last dim': guidance.APG(eta=0.1, norm=0.4, rms=True, dim=-1),

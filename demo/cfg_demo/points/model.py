@@ -61,8 +61,13 @@ class PointDenoiser(nn.Module):
         return velocity
 
 
-def build_model(settings: Settings) -> Any:
-    """A denoiser conditioned as the settings say; its weights follow torch's global seed."""
+def build_model(settings: Settings, *, reads_scale: bool = False) -> Any:
+    """A denoiser conditioned as the settings say; its weights follow torch's global seed.
+
+    Args:
+        settings: the kind of conditioning, the encoders, the device.
+        reads_scale: whether it can learn to guide in one pass.
+    """
     denoiser: Any = PointDenoiser  # the decorator adds the text_condition_* arguments, which its type does not show
     return denoiser(
         text_condition_type=settings.condition,
@@ -71,4 +76,5 @@ def build_model(settings: Settings) -> Any:
         text_condition_hidden_dims=(DIM,) * DEPTH,
         text_condition_hiddens_channel_first=False,
         text_condition_cond_drop_prob=settings.cond_drop_prob,
+        text_condition_reads_scale=reads_scale,
     ).to(settings.device)

@@ -16,13 +16,16 @@ from classifier_free_guidance_pytorch import guidance
 
 
 @torch.no_grad()
-def draw(model: Any, texts: Sequence[str], settings: Settings, *, progress: bool = True) -> dict[float, Tensor]:
+def draw(
+    model: Any, texts: Sequence[str], settings: Settings, *, one_pass: bool = False, progress: bool = True
+) -> dict[float, Tensor]:
     """Points for each text at every guidance scale, from the same noise at all of them.
 
     Args:
         model: a trained denoiser in eval mode.
         texts: the prompts, `b` of them.
         settings: scales, rule, steps, number of points and seed.
+        one_pass: the model has learned to guide by itself, so no rule is needed.
         progress: show a progress bar.
 
     Returns:
@@ -32,22 +35,29 @@ def draw(model: Any, texts: Sequence[str], settings: Settings, *, progress: bool
     prepared = model.prepare(list(texts), negative)  # all that depends on the text alone, once for all scales and steps
     generator = torch.Generator().manual_seed(settings.seed + 1)
     noise = torch.randn(len(texts), settings.samples, 2, generator=generator).to(settings.device)
+    rule = None if one_pass else getattr(guidance, RULES[settings.rule])()
     times = torch.linspace(1, 0, settings.sample_steps + 1).tolist()
 
     clouds = {}
     with progress_bar(total=len(settings.scales) * settings.sample_steps, desc='sample', unit='step', show=progress) as bar:
         for scale in settings.scales:
             bar.set_postfix(cond_scale=f'{scale:g}')
-            clouds[scale] = integrate(model, prepared, noise, times, scale, settings, bar).cpu() * UNIT
+            clouds[scale] = integrate(model, prepared, noise, times, scale, rule, settings, bar).cpu() * UNIT
     return clouds
 
 
 def integrate(
-    model: Any, prepared: Any, points: Tensor, times: Sequence[float], scale: float, settings: Settings, bar: Any
+    model: Any,
+    prepared: Any,
+    points: Tensor,
+    times: Sequence[float],
+    scale: float,
+    rule: guidance.Rule | None,
+    settings: Settings,
+    bar: Any,
 ) -> Tensor:
     """Euler steps of `dx = velocity(x, t) dt` along the given times."""
-    rule = getattr(guidance, RULES[settings.rule])()
-    state = rule.init_state()
+    state = None if rule is None else rule.init_state()
     schedule = guidance.interval(scale, sigma=settings.interval) if scale > 1 else guidance.constant(scale)
     for time, next_time in pairwise(times):
         velocity = model(

@@ -7,7 +7,7 @@ predicts the velocity `noise - x_0`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -56,21 +56,49 @@ def batches(settings: Settings, encodings: Encodings, generator: torch.Generator
         yield points.to(settings.device), [encoding[caption] for encoding in encodings]
 
 
-def flow_loss(model: Any, points: Tensor, encodings: Sequence[TextEncoding], generator: torch.Generator) -> Tensor:
-    """The mean squared error of the velocity at a logit-normal time (Esser et al., 2024, arXiv 2403.03206) of each point."""
+def noised(points: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Points on the way to noise, the time of each, and the velocity that the model learns.
+
+    The times are logit-normal (Esser et al., 2024, arXiv 2403.03206).
+    """
     data = points / UNIT
     noise = torch.randn(data.shape, generator=generator).to(data)
     time = torch.sigmoid(1.2 * torch.randn(data.shape[:-1], generator=generator) - 0.3).to(data)
-    noisy = torch.lerp(data, noise, time.unsqueeze(-1))
-    return F.mse_loss(model(noisy, time, text_embeds=encodings), noise - data)
+    return torch.lerp(data, noise, time.unsqueeze(-1)), time, noise - data
 
 
-def train(model: Any, settings: Settings, *, progress: bool = True) -> Any:
-    """Train the model and return the moving average of its weights, in eval mode."""
+def flow_loss(model: Any, points: Tensor, encodings: Sequence[TextEncoding], generator: torch.Generator) -> Tensor:
+    """The mean squared error of the velocity."""
+    noisy, time, velocity = noised(points, generator)
+    return F.mse_loss(model(noisy, time, text_embeds=encodings), velocity)
+
+
+Loss = Callable[[Any, Tensor, Sequence[TextEncoding], torch.Generator], Tensor]
+
+
+def train(
+    model: Any,
+    settings: Settings,
+    *,
+    loss_of: Loss = flow_loss,
+    learning_rate: float = LEARNING_RATE,
+    desc: str = 'train ',
+    progress: bool = True,
+) -> Any:
+    """Train the model and return the moving average of its weights, in eval mode.
+
+    Args:
+        model: a denoiser.
+        settings: steps, batches, seed.
+        loss_of: the loss of a batch: the model, its points, their texts and what draws noise.
+        learning_rate: the highest, after the warm-up.
+        desc: what the progress bar is called.
+        progress: show progress bars.
+    """
     generator = torch.Generator().manual_seed(settings.seed)
     encodings = encode(model, world.captions(held_out=False), progress=progress)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))  # type: ignore[no-untyped-call]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
 
     def rate(step: int) -> float:
         return min(1.0, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * step / settings.steps)) / 2
@@ -78,9 +106,9 @@ def train(model: Any, settings: Settings, *, progress: bool = True) -> Any:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     smooth = math.nan
     model.train()
-    with progress_bar(range(settings.steps), desc='train ', unit='step', show=progress) as bar:
+    with progress_bar(range(settings.steps), desc=desc, unit='step', show=progress) as bar:
         for step, (points, texts) in zip(bar, batches(settings, encodings, generator), strict=False):
-            loss = flow_loss(model, points, texts, generator)
+            loss = loss_of(model, points, texts, generator)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,0 +1,251 @@
+"""Guidance learned: targets against passes made by hand, losses against their formulas, and every refusal by its sentence."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from classifier_free_guidance_pytorch import classifier_free_guidance_class_decorator, guidance, text_conditioned
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
+from classifier_free_guidance_pytorch.perturb import skip_layers
+from classifier_free_guidance_pytorch.training import distillation_loss, guidance_free_loss, guided_target
+from tests.conditioners.making import noise
+from tests.decorator.models import TEXTS, build
+from tests.tiny_models import TinyEncoder
+
+KINDS = ('film', 'attention', 'concat', 'raw')
+SCALES = torch.tensor([1.5, 2.0, 3.5])
+
+
+def student(kind='film', **arguments):
+    return build(kind, training=True, text_condition_reads_scale=True, **arguments)
+
+
+@pytest.fixture
+def x():
+    return noise(3, 6)
+
+
+RULES = {
+    'cfg': (guidance.CFG(), {}),
+    'apg': (guidance.APG(norm=0.5), {}),
+    'rescale': (guidance.CFG().then(guidance.rescale_to_cond(0.7)), {}),
+    'cfg-zero': (guidance.CFGZeroStar(), {}),
+    'in a space': (guidance.APG().in_x0('flow'), {'guidance_kwargs': {'sigma': torch.tensor([0.2, 0.5, 0.9])}}),
+    'negatives': (guidance.CFG(), {'negative_texts': ['a dog']}),
+    'perp-neg': (guidance.PerpNeg(0.5), {'negative_texts': ['a dog']}),
+    'weak': (guidance.CFG() + guidance.Weak(0.8), {'weak': skip_layers('inner')}),
+}
+
+
+@pytest.mark.parametrize('name', RULES)
+def test_the_target_of_a_rule_is_what_the_teacher_answers(name, x):
+    rule, more = RULES[name]
+    teacher = build()
+    target = guided_target(teacher, x, texts=TEXTS, cond_scale=SCALES, guidance=rule, **more)
+    expected = teacher(x, texts=TEXTS, cond_scale=SCALES, guidance=rule, **more)
+    assert torch.equal(target, expected)
+    assert not target.requires_grad
+    one = student()
+    loss = distillation_loss(one, teacher, x, texts=TEXTS, cond_scale=SCALES, guidance=rule, **more)
+    own = one(x, texts=TEXTS, cond_scale=SCALES, cond_drop_prob=0.0)
+    torch.testing.assert_close(loss, F.mse_loss(own, expected))
+
+
+def test_an_interval_is_learned_by_the_noise_level(x):
+    teacher, one, sigma = build(), student(), torch.tensor([0.2, 0.5, 0.9])
+    at_step = torch.where(sigma <= 0.5, SCALES, 1.0)
+    loss = distillation_loss(one, teacher, x, texts=TEXTS, cond_scale=SCALES, teacher_scale=at_step)
+    expected = teacher(x, texts=TEXTS, cond_scale=at_step)
+    torch.testing.assert_close(loss, F.mse_loss(one(x, texts=TEXTS, cond_scale=SCALES, cond_drop_prob=0.0), expected))
+    interval = guidance.interval(2.0, sigma=(0.0, 0.5))
+    target = guided_target(teacher, x, texts=TEXTS, cond_scale=interval, guidance_kwargs={'sigma': sigma})
+    torch.testing.assert_close(target, teacher(x, texts=TEXTS, cond_scale=torch.where(sigma <= 0.5, 2.0, 1.0)))
+
+
+@classifier_free_guidance_class_decorator
+class Net(nn.Module):
+    """A network with a layer behind the condition, without which nothing could make the scale and the text meet."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(6, 12)
+        self.read_text = nn.Linear(12, 12)
+        self.outer = nn.Sequential(nn.Linear(12, 64), nn.SiLU(), nn.Linear(64, 6))
+        self.passes = 0
+
+    def forward(self, x, cond_fns, raw_text_cond):
+        self.passes += 1
+        embed, mask = raw_text_cond
+        h = cond_fns[0](self.inner(x))
+        return self.outer(h if mask is None else h + self.read_text((embed * mask.unsqueeze(-1)).sum(dim=1)))
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_student_learns_its_teacher(kind, x):
+    """To a tenth of where it began, at scales that it was not trained on one by one; then one pass is the answer."""
+    torch.manual_seed(0)
+    dims = {'text_condition_hidden_dims': (12,)}
+    teacher = build(kind, Net, **dims)
+    one = student(kind, cls=Net, **dims)
+    one.load_state_dict(teacher.state_dict())
+    optimizer = torch.optim.Adam(one.parameters(), lr=1e-2)
+
+    def error():
+        one.eval()
+        guided = [one(x, texts=TEXTS, cond_scale=scale) for scale in (1.75, 2.5)]
+        wanted = [teacher(x, texts=TEXTS, cond_scale=scale) for scale in (1.75, 2.5)]
+        one.train()
+        return F.mse_loss(torch.cat(guided), torch.cat(wanted)).item()
+
+    assert error() < 1e-10  # it guides in two passes
+    one.text_conditioner.learn_scales(torch.tensor([1.0, 3.0]))
+    begin = error()
+    for _ in range(100):
+        loss = distillation_loss(one, teacher, x, texts=TEXTS, cond_scale=torch.empty(3).uniform_(1, 3))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert error() < begin / 10
+    one.passes = 0
+    one.eval()(x, texts=TEXTS, cond_scale=2.0)
+    assert one.passes == 1
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('scale', [1.5, 4.0])
+def test_both_weightings_have_one_gradient_up_to_b(kind, scale, x):
+    model = student(kind).double()
+    gradients = {}
+    for weighting in ('gft', 'mg'):
+        arguments = {'target': noise(3, 6, seed=2).double(), 'texts': TEXTS, 'cond_drop_prob': 0.0, 'weighting': weighting}
+        loss = guidance_free_loss(model, x.double(), cond_scale=scale, **arguments)
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        gradients[weighting] = torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights, materialize_grads=True)])
+    gft, mg = gradients['gft'], gradients['mg'] / scale
+    assert gft.abs().max() > 1e-3
+    assert (gft - mg).abs().max() <= 4e-16 * max(1.0, gft.abs().max().item())
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_guidance_free_losses_are_their_formulas(kind, x):
+    """The samples that lose their text are ordinary training at the scale 1; the null is that of eval mode, or of the EMA."""
+    model, target = student(kind), noise(3, 6, seed=2)
+    ema = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        for weight in ema.parameters():
+            weight.mul_(0.9)
+    dropped = torch.rand(3, generator=torch.Generator().manual_seed(5)) < 0.5
+    assert 0 < dropped.sum() < 3
+    for average in (None, ema):
+        passes = model.passes
+        loss = guidance_free_loss(
+            model, x, target=target, texts=TEXTS, cond_scale=SCALES, cond_drop_prob=0.5, ema=average,
+            generator=torch.Generator().manual_seed(5),
+        )  # fmt: skip
+        assert model.passes - passes == (2 if average is None else 1)
+        assert model.training
+        scale = torch.where(dropped, 1.0, SCALES)
+        guided = model(x, texts=TEXTS, cond_scale=scale, cond_drop_prob=dropped.float())
+        of_null = model if average is None else average
+        null = of_null.eval()(x, texts=TEXTS, cond_scale=0.0).detach()
+        model.train()
+        b = (1 / scale).unsqueeze(1)
+        torch.testing.assert_close(loss, (b * guided + (1 - b) * null - target).square().mean())
+        torch.testing.assert_close(guided[dropped], null[dropped]) if average is None else None
+
+
+def test_modes_come_back_as_they_were(x):
+    model = student()
+    model.inner.eval()
+    guidance_free_loss(model, x, target=x, texts=TEXTS, cond_scale=2.0).backward()
+    assert model.training
+    assert not model.inner.training
+
+
+def test_what_was_learned_is_what_was_trained_on(x):
+    one = student()
+    distillation_loss(one, build(), x, texts=TEXTS, cond_scale=torch.tensor([1.5, 2.0, 3.0]))
+    guidance_free_loss(one, x, target=x, texts=TEXTS, cond_scale=0.75)
+    assert one.text_conditioner.learned_scales == (0.75, 3.0)
+
+
+def test_wrapped_students_and_averaged_teachers(x):
+    teacher = torch.optim.swa_utils.AveragedModel(build()).eval()
+    one = student()
+    expected = distillation_loss(one, build(), x, texts=TEXTS, cond_scale=2.0)
+    torch.testing.assert_close(distillation_loss(torch.nn.DataParallel(one), teacher, x, texts=TEXTS, cond_scale=2.0), expected)
+
+
+X = noise(3, 6)
+
+
+def distil(student=None, teacher=None, cond_scale=2.0, **more):
+    one = globals()['student']() if student is None else student
+    return distillation_loss(one, build() if teacher is None else teacher, X, texts=TEXTS, cond_scale=cond_scale, **more)
+
+
+def free(model=None, target=X, cond_scale=2.0, **more):
+    return guidance_free_loss(student() if model is None else model, X, target=target, texts=TEXTS, cond_scale=cond_scale, **more)
+
+
+class Wider(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(6, 5)
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def wider():
+    return text_conditioned(Wider(), 'net', example=X, model_types=[TinyEncoder()], reads_scale=True).eval()
+
+
+@pytest.mark.parametrize(
+    ('error', 'sentence', 'call'),
+    [
+        (ConfigError, 'reads no guidance scale: build the model with', lambda: distil(student=build(training=True))),
+        (ConfigError, 'reads no guidance scale: build the model with', lambda: free(build(training=True))),
+        (ConfigError, 'reads no guidance scale', lambda: distil(student=build('null', training=True))),
+        (ConfigError, 'every scale is above 0, but got 0', lambda: distil(cond_scale=0)),
+        (ConfigError, 'every scale is above 0, but got -1.5', lambda: free(cond_scale=-1.5)),
+        (ConfigError, 'every scale is above 0', lambda: free(cond_scale=torch.tensor([1.0, 0.0, 2.0]))),
+        (ConfigError, 'cond_scale is a number above 0', lambda: distil(cond_scale='2')),
+        (ConfigError, 'cond_scale is a number above 0', lambda: free(cond_scale=guidance.constant(2.0))),
+        (ShapeError, 'cond_scale is one number for each sample', lambda: distil(cond_scale=torch.ones(3, 6))),
+        (ShapeError, '2 values for a batch of 3', lambda: distil(cond_scale=torch.ones(2))),
+        (ShapeError, '2 scales for a batch of 3', lambda: free(cond_scale=torch.ones(2))),
+        (UsageError, 'the teacher is in training mode', lambda: distil(teacher=build(training=True))),
+        (UsageError, 'the model is in eval mode: call model.train', lambda: distil(student=student().eval())),
+        (UsageError, 'the model is in eval mode: call model.train', lambda: free(student().eval())),
+        (UsageError, 'remembers between the steps', lambda: distil(guidance=guidance.APG(momentum=-0.5))),
+        (UsageError, 'remembers between the steps', lambda: distil(guidance=guidance.ReuseDelta(guidance.CFG(), every=2))),
+        (ConfigError, 'student is conditioned by a TextConditioner, but the teacher by', lambda: distil(teacher=build('concat'))),
+        (ShapeError, r'target has shape \(3, 5\), but the model predicts \(3, 6\)', lambda: free(target=X[:, :5])),
+        (ShapeError, r'target has shape \(2, 6\), but the inputs are a batch of 3', lambda: free(target=X[:2])),
+        (ConfigError, 'target is what the model predicts', lambda: free(target=None)),
+        (ShapeError, r'the student predicts \(3, 5\), but the teacher \(3, 6\)', lambda: distil(student=wider().train())),
+        (ConfigError, "weighting is 'gft' or 'mg'", lambda: free(weighting='both')),
+        (ConfigError, 'cond_drop_prob is one probability', lambda: free(cond_drop_prob=1.5)),
+        (UsageError, 'needs a weak pass', lambda: distil(guidance=guidance.Weak(1.0))),
+        (UsageError, 'negative texts', lambda: distil(guidance=guidance.PerpNeg(0.5))),
+        (ConfigError, 'guides inside cross-attention', lambda: distil(guidance=guidance.NAG())),
+        (ConfigError, 'whose forward is decorated or made by text_conditioned', lambda: distil(student=nn.Linear(6, 6))),
+        (ConfigError, 'whose forward is decorated', lambda: distil(teacher=nn.Linear(6, 6).eval())),
+    ],
+)
+def test_refusals(error, sentence, call):
+    with pytest.raises(error, match=sentence):
+        call()
+
+
+def test_another_encoder_is_refused(tiny_t5, tiny_bge):
+    kinds = [build(training=train, text_condition_model_types=kind, text_condition_reads_scale=True)
+             for train, kind in ((True, 't5'), (False, 'bge'))]  # fmt: skip
+    with pytest.raises(ConfigError, match='the student reads texts with'):
+        distil(*kinds)
