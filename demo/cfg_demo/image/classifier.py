@@ -30,12 +30,13 @@ from cfg_demo.muon import muon_and_adam
 from cfg_demo.progress import progress_bar
 from cfg_demo.shapes import Layout, ShapesDataset
 from cfg_demo.shapes.words import COLOURS, SHAPES
+from classifier_free_guidance_pytorch import guidance
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 COLOUR_NAMES, SHAPE_NAMES = list(COLOURS), list(SHAPES)
 CLASSES = (3, len(COLOUR_NAMES), len(SHAPE_NAMES))  # how many things there are, and the colour and shape of all of them
 UNKNOWN = -100  # the label of what is not the same for all; `cross_entropy` passes over it
-NOISIEST = 0.999  # at t = 1 the formula of `guide_flow` is 0 / 0
+NOISIEST = 0.999  # at t = 1 the noise is x itself, and says nothing of the velocity
 Predict = Callable[[Tensor, Tensor], Tensor]  # from noisy pictures (b, c, h, w) and times (b,) to velocities (b, c, h, w)
 
 
@@ -111,30 +112,21 @@ def load_or_train(path: Path, **asked: int) -> NoisyClassifier:
     return classifier.eval()
 
 
-def guide_flow(velocity: Tensor, gradient: Tensor, time: float | Tensor, scale: float) -> Tensor:
-    """The velocity of an unconditional model, guided by a classifier; time 0 is data, and below 1.
-
-    Dhariwal & Nichol, algorithm 2, is written for noise: `eps_hat = eps - s * sigma * grad log p(y | x)`, since the score is
-    `-eps / sigma`. A flow model has `x = (1 - t) * x0 + t * eps`, thus `sigma = t`, and predicts `v = eps - x0`, which without
-    x0 is `v = (eps - x) / (1 - t)`: what is added to eps is divided by 1 - t.
-
-        v_hat = v - s * t / (1 - t) * grad log p(y | x)
-
-    With the exact classifier it is classifier-free guidance, `u + s * (c - u)` of the velocities c with y and u without.
-    """
-    return velocity - scale * time / (1 - time) * gradient
-
-
 def classifier_guided(model: Any, classifier: NoisyClassifier, labels: Tensor, scale: float) -> Predict:
-    """The null branch of a model, steered by a classifier."""
+    """The null branch of a model, steered by a classifier.
+
+    Dhariwal & Nichol, algorithm 2, is guidance by the energy `-log p(y | x)`. With the exact classifier it is classifier-free
+    guidance, `u + s * (c - u)` of the velocities c with y and u without.
+    """
     unread = model.prepare([''] * len(labels))
 
     def predict(x: Tensor, times: Tensor) -> Tensor:
         velocity = model(x, times, text_condition=unread, cond_scale=0.0)
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(classifier.log_likelihood(x, times, labels).sum(), x)
-        return guide_flow(velocity, gradient, times[:, None, None, None], scale)
+
+        def energy(noisy: Tensor) -> Tensor:
+            return -classifier.log_likelihood(noisy, times, labels)
+
+        return guidance.energy_guided(velocity, energy, scale, model='flow', x=x, sigma=times, of='x')
 
     return predict
 
