@@ -66,6 +66,7 @@ class Conditioner(nn.Module, ABC):
         self.cond_drop_prob = cond_drop_prob
         self.null = null
         self.conditioners = nn.ModuleList()
+        self.reads_scale = False  # a subclass was built to read the guidance scale, by its `scale_input`
         self.scale_input: ScaleInput | None = None
         self.watch = WeightWatch()
         self._conditions = RecentCache(size=8)
@@ -108,11 +109,6 @@ class Conditioner(nn.Module, ABC):
             f'this {type(self).__name__} reads no guidance scale: build it with reads_scale=True (a decorated class with '
             'text_condition_reads_scale=True); the weights of a model that reads none can be loaded into it'
         )
-
-    @property
-    def reads_scale(self) -> bool:
-        """Whether it was built to read the guidance scale."""
-        return self.scale_input is not None
 
     @property
     def learned_scales(self) -> tuple[float, float] | None:

@@ -39,6 +39,7 @@ class MixedConditioner(TextReader[Features]):
         for other in others:
             other.source = first.source  # which remembers encodings, so that each is made once
         self.kinds = nn.ModuleDict(kinds)
+        self.reads_scale = all(kind.reads_scale for kind in kinds.values())
 
     @property
     def of_kinds(self) -> Iterable[Any]:
@@ -80,10 +81,6 @@ class MixedConditioner(TextReader[Features]):
     def at_scale(self, branch: BranchCondition, scale: float | Tensor) -> BranchCondition:
         pairs = zip(self.of_kinds, branch.kinds, strict=True)
         return _joined([kind.at_scale(own, scale) for kind, own in pairs])
-
-    @property
-    def reads_scale(self) -> bool:
-        return all(kind.reads_scale for kind in self.of_kinds)
 
     @property
     def learned_scales(self) -> tuple[float, float] | None:

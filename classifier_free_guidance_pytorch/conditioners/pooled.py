@@ -122,6 +122,7 @@ class PooledConditioner(PooledReader):
         self.text_embed_stem_mlp = nn.Sequential(nn.Linear(dim, dim * text_embed_stem_dim_mult), nn.SiLU())
         self.conditioners.extend(type(self).layer(dim * text_embed_stem_dim_mult, hidden) for hidden in self.hidden_dims)
         if reads_scale:
+            self.reads_scale = True
             self.scale_input = ScaleInput([dim * text_embed_stem_dim_mult])
 
     @property

@@ -82,6 +82,7 @@ class TextEmbeddingReturner(TokenConditioner):
         super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null, dim_latent, text_embed_pad_value)
         self.pad_to = pad_to
         if reads_scale:
+            self.reads_scale = True
             self.scale_input = ScaleInput([self.dim_latent, sum(source.dims_pooled)])
 
     if TYPE_CHECKING:

@@ -219,6 +219,7 @@ class AttentionTextConditioner(TokenConditioner):
             for hidden in self.hidden_dims
         )
         if reads_scale:
+            self.reads_scale = True
             self.scale_input = ScaleInput([self.dim_latent])
 
     def text_cond(self, features: Tokens) -> TextCondReturn:

@@ -74,6 +74,7 @@ class PooledEmbeddingReturner(PooledReader):
             0, device='cpu'
         )  # says where this was moved, if there are no weights; no buffer, which may be lost
         if reads_scale:
+            self.reads_scale = True
             self.scale_input = ScaleInput([self.dim_latent])
 
     if TYPE_CHECKING:

@@ -111,7 +111,8 @@ class Call:
         if rule is not None or keywords.weak is not None:
             self._check_fit(self.rule)
         self.rule.check_state(keywords.guidance_state)
-        self._check_scale(self.scale)
+        if isinstance(self.scale, Tensor):
+            self._check_scale(self.scale)
         if self.rule.reads_scale and (isinstance(self.scale, Tensor) or self.scale != 1):
             self.read_scale = per_sample(self.scale)
         step = Step(keywords.guidance_state, self.sample)

@@ -42,7 +42,8 @@ class Conditioned:
         return self.conditioner(call.module).reads_scale
 
     def learned_scales(self, call: Call) -> tuple[float, float] | None:
-        return self.conditioner(call.module).learned_scales
+        conditioner = self.conditioner(call.module)
+        return conditioner.learned_scales if conditioner.reads_scale else None
 
     def training_pass(self, call: Call) -> Pass:
         conditioner, text = self.conditioner(call.module), call.text
