@@ -57,6 +57,31 @@ def save_picture(path: str | PathLike[str], scores: Scores, clouds: Mapping[floa
         figure.savefig(path)
 
 
+def save_pair(path: str | PathLike[str], models: Mapping[str, tuple[Scores, Mapping[float, Tensor]]]) -> None:
+    """Draw what several models made of the same prompts, side by side at equal scales, and write a PNG."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    scores = next(iter(models.values()))[0]
+    rows, columns = shown(scores.prompts), len(scores.scales) * len(models)
+    width, height = MARGIN + TILE * columns, TILE * len(rows) + 1
+    with rc_context({'font.family': 'DejaVu Sans', 'text.color': INK}):
+        figure = Figure(figsize=(width, height), dpi=120, facecolor='white')
+        grid = {'left': MARGIN / width, 'right': 0.995, 'top': 1 - 0.9 / height, 'bottom': 0.01, 'wspace': 0.04, 'hspace': 0.04}
+        axes = figure.subplots(len(rows), columns, squeeze=False, gridspec_kw=grid)
+        for line, index in zip(axes, rows, strict=True):
+            prompt, shape = scores.prompts[index], _described(scores.prompts[index])
+            drawn = [clouds[scale][index] for scale in scores.scales for _, clouds in models.values()]
+            for axis, points in zip(line, drawn, strict=True):
+                _draw_tile(axis, prompt, points, shape, label=True)
+            words = '\n'.join(textwrap.wrap(f'“{prompt.text}”', 22))
+            line[0].text(-0.08, 0.5, words, va='center', ha='right', fontsize=9.5, transform=line[0].transAxes)
+        titles = [(scale, name) for scale in scores.scales for name in models]
+        for axis, (scale, name) in zip(axes[0], titles, strict=True):
+            axis.set_title(f'cond_scale {scale:g}\n{name}', fontsize=9)
+        figure.savefig(path)
+
+
 def _draw_tiles(
     figure: Any, rows: Sequence[int], columns: int, scores: Scores, clouds: Mapping[float, Tensor], left: float
 ) -> None:
