@@ -159,3 +159,19 @@ def test_an_identity_in_a_refusal_is_escaped(tmp_path):
     assert '\x1b' not in str(caught.value)
     assert '\x1b' not in repr(store)
     assert torch.equal(store[0].pooled, EmbeddingStore(shutil.copytree(tmp_path / 'store', tmp_path / 'copy'))[0].pooled)
+
+
+class Foreign(str):
+    """A caption whose bytes are not UTF-8."""
+
+    def encode(self, *args):
+        return b'\xff' * 5
+
+
+def test_captions_that_are_not_utf_8_harm_no_reader(tmp_path):
+    """Whoever wrote them made all checksums right."""
+    write_store(tmp_path, ['a cat', Foreign('a dog')])
+    store = EmbeddingStore(tmp_path)
+    assert list(store.captions) == ['a cat', '\ufffd' * 5]
+    assert 'a dog' not in store
+    assert len(store[:]) == 2

@@ -239,7 +239,7 @@ class EmbeddingStore:
     def _caption(self, row: int) -> str:
         """Return the caption of a row."""
         shard, row = divmod(row, self.plan.shard_rows)
-        return bytes(bytes_of(self._columns(captions_name(shard))['captions'].read(row))).decode()
+        return bytes(bytes_of(self._columns(captions_name(shard))['captions'].read(row))).decode(errors='replace')
 
     def _encoding(self, encoder: EncoderRecord, rows: Sequence[int]) -> TextEncoding:
         """Return one encoder's features of some rows, of width 0 or length 0 where they are not read."""
