@@ -83,7 +83,8 @@ class TextEmbeddingReturner(TokenConditioner):
         self.pad_to = pad_to
         if reads_scale:
             self.reads_scale = True
-            self.scale_input = ScaleInput([self.dim_latent, sum(source.dims_pooled)])
+            widths = (self.dim_latent, sum(source.dims_pooled))
+            self.scale_input = ScaleInput([width for width in widths if width])  # there may be no pooled feature
 
     if TYPE_CHECKING:
 
@@ -135,7 +136,7 @@ class TextEmbeddingReturner(TokenConditioner):
         assert embed is not None
         assert mask is not None
         embed = embed.masked_fill(~mask.unsqueeze(-1), self.text_embed_pad_value)
-        return RawTextCond.of(embed, mask, None if pooled is None else pooled + added[1])
+        return RawTextCond.of(embed, mask, pooled if pooled is None or len(added) == 1 else pooled + added[1])
 
     def _padded(self, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return tokens and mask with `pad_to` tokens.

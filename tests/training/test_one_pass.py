@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 
-from classifier_free_guidance_pytorch import guidance, text_conditioned
+from classifier_free_guidance_pytorch import PooledEmbeddingReturner, guidance, text_conditioned
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
-from tests.clients.test_compile import net
+from tests.clients.test_compile import Exported, net
 from tests.conditioners.making import noise, randomised
 from tests.decorator.models import TEXTS, build
 from tests.tiny_models import TinyEncoder
@@ -151,6 +151,24 @@ def test_parts_of_a_module_of_several_kinds(x):
     torch.testing.assert_close(model(x, text_condition=model.prepare(TEXTS), cond_scale=SCALES), together)
 
 
+def test_tokens_without_a_pooled_feature_and_pooled_features_alone(x):
+    tokens = build('raw', encoder=TinyEncoder(dim_pooled=0), text_condition_reads_scale=True)
+    pooled = build('film', encoder=TinyEncoder(), text_condition_reads_scale=True)
+    for model in (tokens, pooled):
+        model.text_conditioner.learn_scales(torch.tensor([1.0, 4.0]))
+        together = model.eval()(x, texts=TEXTS, cond_scale=SCALES)
+        torch.testing.assert_close(together[1], model(x, texts=TEXTS, cond_scale=2.0)[1])
+
+
+def test_one_vector_for_each_text():
+    returner = randomised(PooledEmbeddingReturner(dim_latent=5, model_types=[TinyEncoder()], reads_scale=True)).eval()
+    branch = returner.branch(tuple(TEXTS))
+    scaled = returner.at_scale(branch, SCALES)
+    assert torch.equal(scaled.text_cond.pooled, scaled.text_cond.embed)
+    torch.testing.assert_close(scaled.text_cond.pooled[0], branch.text_cond.pooled[0])  # at the scale 1
+    assert not torch.allclose(scaled.text_cond.pooled[1], branch.text_cond.pooled[1])
+
+
 def test_every_parameter_has_a_gradient_without_a_scale(x):
     model = build(training=True, text_condition_reads_scale=True)
     model(x, texts=TEXTS).sum().backward()
@@ -184,3 +202,14 @@ def test_what_one_pass_cannot_do_is_refused(x):
         learned().train()(x, texts=TEXTS, cond_scale=-2.0)
     with pytest.raises(ConfigError, match='in training cond_scale is a number or one for each sample, but got the schedule'):
         learned().train()(x, texts=TEXTS, cond_scale=guidance.constant(2.0))
+
+
+@pytest.mark.parametrize('kind', ['film', 'concat'])
+def test_exported(kind):
+    model = net(kind, text_condition_reads_scale=True)
+    model.text_conditioner.learn_scales(torch.tensor([1.0, 4.0]))
+    step, embeds = Exported(model).eval(), model.embed_texts(TEXTS)
+    with torch.no_grad():
+        program = torch.export.export(step, (noise(3, 6), embeds, SCALES))
+        x, scale = noise(3, 6, seed=5), SCALES * 0.9 + 0.1
+        torch.testing.assert_close(program.module()(x, embeds, scale), step(x, embeds, scale))
