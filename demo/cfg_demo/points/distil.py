@@ -19,8 +19,6 @@ from classifier_free_guidance_pytorch import guidance
 from classifier_free_guidance_pytorch.text import TextEncoding
 from classifier_free_guidance_pytorch.training import distillation_loss, guidance_free_loss
 
-DISTIL_RATE = 3e-3
-
 
 def distilled(teacher: Any, settings: Settings, steps: int, *, progress: bool = True) -> Any:
     """A student that begins as its teacher, after that many steps of distilling the rule of the settings."""
@@ -31,7 +29,7 @@ def distilled(teacher: Any, settings: Settings, steps: int, *, progress: bool = 
         scale = (1 + (top - 1) * torch.rand(len(points), generator=generator)).to(points)  # one for each caption
         return distillation_loss(student, teacher, noisy, times, text_embeds=texts, cond_scale=scale, guidance=rule)
 
-    return _trained(teacher, settings, steps, loss_of, DISTIL_RATE, 'distil', progress)
+    return _trained(teacher, settings, steps, loss_of, 'distil', progress)
 
 
 def guidance_free(teacher: Any, settings: Settings, steps: int, *, progress: bool = True) -> Any:
@@ -44,14 +42,14 @@ def guidance_free(teacher: Any, settings: Settings, steps: int, *, progress: boo
         own = {'text_embeds': texts, 'ema': teacher, 'generator': generator, 'weighting': 'mg'}
         return guidance_free_loss(student, noisy, times, target=velocity, cond_scale=scale, **own)
 
-    return _trained(teacher, settings, steps, loss_of, DISTIL_RATE, 'learn ', progress)
+    return _trained(teacher, settings, steps, loss_of, 'learn ', progress)
 
 
-def _trained(teacher: Any, settings: Settings, steps: int, loss_of: Any, learning_rate: float, desc: str, progress: bool) -> Any:
+def _trained(teacher: Any, settings: Settings, steps: int, loss_of: Any, desc: str, progress: bool) -> Any:
     student = build_model(settings, reads_scale=True)
     student.load_state_dict(teacher.state_dict())
     own = replace(settings, steps=steps)
-    return train(student, own, loss_of=loss_of, learning_rate=learning_rate, desc=desc, progress=progress)
+    return train(student, own, loss_of=loss_of, desc=desc, progress=progress)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,6 @@ def train(
     settings: Settings,
     *,
     loss_of: Loss = flow_loss,
-    learning_rate: float = LEARNING_RATE,
     desc: str = 'train ',
     progress: bool = True,
 ) -> Any:
@@ -91,14 +90,13 @@ def train(
         model: a denoiser.
         settings: steps, batches, seed.
         loss_of: the loss of a batch: the model, its points, their texts and what draws noise.
-        learning_rate: the highest, after the warm-up.
         desc: what the progress bar is called.
         progress: show progress bars.
     """
     generator = torch.Generator().manual_seed(settings.seed)
     encodings = encode(model, world.captions(held_out=False), progress=progress)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(EMA_DECAY))  # type: ignore[no-untyped-call]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.01)
 
     def rate(step: int) -> float:
         return min(1.0, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * step / settings.steps)) / 2
