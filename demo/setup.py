@@ -33,6 +33,7 @@ setup(
         'matplotlib>=3.8',
         'pillow>=10',
         'scikit-learn>=1.3',
+        'starlette>=0.40',  # which Gradio runs on
     ],
     entry_points={'console_scripts': [f'cfg-demo={PACKAGE}.cli:main']},
     keywords=['classifier-free guidance', 'text to image', 'diffusion', 'demo'],

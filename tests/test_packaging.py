@@ -29,7 +29,9 @@ REQUIREMENTS = {
         'torch', 'transformers', 'open_clip_torch', 'beartype', 'sentencepiece', 'protobuf', 'safetensors', 'tqdm', 'numpy',
         'typing_extensions',
     },
-    DEMO: {'classifier-free-guidance-pytorch', 'diffusers', 'einops', 'gradio', 'matplotlib', 'pillow', 'scikit-learn'},
+    DEMO: {
+        'classifier-free-guidance-pytorch', 'diffusers', 'einops', 'gradio', 'matplotlib', 'pillow', 'scikit-learn', 'starlette',
+    },
 }  # fmt: skip
 LARGEST_WHEEL = 2_500_000  # bytes, of the library, without the weights of its embedded encoder
 
