@@ -61,7 +61,8 @@ CASES = {
     'denoising-diffusion Unet': (
         lambda: of('denoising_diffusion_pytorch', 'Unet', dim=8, dim_mults=(1, 2)), (noise(2, 3, 8, 8), TIMES), 'downs.*.0'),
     'denoising-diffusion Unet1D': (
-        lambda: of('denoising_diffusion_pytorch', 'Unet1D', dim=8, dim_mults=(1, 2), channels=3), (noise(2, 3, 16), TIMES), 'mid_block1'),
+        lambda: of('denoising_diffusion_pytorch', 'Unet1D', dim=8, dim_mults=(1, 2), channels=3),
+        (noise(2, 3, 16), TIMES), 'mid_block1'),
     'imagen Unet': (
         lambda: of('imagen_pytorch', 'Unet', dim=8, dim_mults=(1, 2), cond_on_text=False, text_embed_dim=16, num_resnet_blocks=1),
         (noise(2, 3, 8, 8), TIMES.float()), 'mid_block1'),
@@ -73,13 +74,18 @@ CASES = {
         lambda: of('vit_pytorch', 'ViT', image_size=16, patch_size=4, num_classes=5, dim=16, depth=1, heads=2, mlp_dim=32),
         (noise(2, 3, 16, 16),), 'transformer'),
     'timm ViT': (
-        lambda: pytest.importorskip('timm').create_model('vit_tiny_patch16_224', img_size=32, depth=1), (noise(2, 3, 32, 32),), 'blocks.*'),
+        lambda: pytest.importorskip('timm').create_model('vit_tiny_patch16_224', img_size=32, depth=1),
+        (noise(2, 3, 32, 32),), 'blocks.*'),
     'UNet2DCondition': (
-        lambda: of('diffusers', 'UNet2DConditionModel', **BLOCKS, **CONDITIONED, up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D')),
+        lambda: of('diffusers', 'UNet2DConditionModel', **BLOCKS, **CONDITIONED,
+                   up_block_types=('CrossAttnUpBlock2D', 'UpBlock2D')),
         (LATENTS, TIMES, noise(2, 3, 16)), {'mid_block': 'attention', 'up_blocks.*': 'film'}),
-    'UNet2D': (lambda: of('diffusers', 'UNet2DModel', **BLOCKS, **PLAIN, in_channels=4, out_channels=4), (LATENTS, TIMES), 'up_blocks.*'),
+    'UNet2D': (
+        lambda: of('diffusers', 'UNet2DModel', **BLOCKS, **PLAIN, in_channels=4, out_channels=4),
+        (LATENTS, TIMES), 'up_blocks.*'),
     'DiT': (
-        lambda: of('diffusers', 'DiTTransformer2DModel', num_attention_heads=2, attention_head_dim=8, in_channels=4, num_layers=1, sample_size=8),
+        lambda: of('diffusers', 'DiTTransformer2DModel', num_attention_heads=2, attention_head_dim=8, in_channels=4,
+                   num_layers=1, sample_size=8),
         (LATENTS, TIMES, torch.tensor([1, 2])), 'transformer_blocks.*'),
     'SD3': (sd3, (LATENTS, noise(2, 3, 16, seed=1), noise(2, 16, seed=2), TIMES), 'pos_embed'),
     'Flux': (flux, FLUX, 'single_transformer_blocks.*.proj_out'),
