@@ -34,6 +34,7 @@ class NullConditioner(Conditioner):
         ConfigError: An argument that no conditioner has, or hidden dimensions that are no positive integers.
 
     Example:
+        >>> import torch
         >>> (identity,) = NullConditioner(hidden_dims=(8,))(['any text'])
         >>> hiddens = torch.randn(2, 8)
         >>> identity(hiddens) is hiddens

@@ -40,7 +40,7 @@ def to_config(value: Rule | Schedule | Preset | Rescale | Renorm) -> dict[str, A
     return written
 
 
-def from_config(config: Mapping[str, Any]) -> Any:
+def from_config(config: Mapping[str, Any]) -> Rule | Schedule | Preset | Rescale | Renorm:
     """Make the rule, schedule, post-step or preset that `to_config` wrote.
 
     Args:
@@ -64,7 +64,10 @@ def from_config(config: Mapping[str, Any]) -> Any:
     known = [one.name for one in fields(kind) if one.init]
     if unknown := [name for name in config if name not in (KIND, *known)]:
         raise ConfigError(f'from_config: {config[KIND]} has no parameter {unknown[0]!r}; it has {", ".join(known) or "none"}')
-    return kind(**{name: _read(value) for name, value in config.items() if name != KIND})
+    made: Rule | Schedule | Preset | Rescale | Renorm = kind(
+        **{name: _read(value) for name, value in config.items() if name != KIND}
+    )
+    return made
 
 
 def _kinds() -> dict[str, Any]:

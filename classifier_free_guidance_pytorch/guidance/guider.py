@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -15,11 +15,14 @@ from classifier_free_guidance_pytorch.guidance.configs import from_config, to_co
 from classifier_free_guidance_pytorch.guidance.schedule import Schedule
 from classifier_free_guidance_pytorch.guidance.step import Predictions, Step, is_weak
 
+if TYPE_CHECKING:
+    from diffusers.guiders.guider_utils import BaseGuidance
+
 NAMES = {'cond': 'pred_cond', 'null': 'pred_uncond'}
 """How diffusers calls the predictions of these branches; those of weak passes are `pred_cond_` and their name."""
 
 
-def diffusers_guider(rule: Rule, scale: float | Schedule = 1.0, *, weak: Any = None, **options: Any) -> Any:
+def diffusers_guider(rule: Rule, scale: float | Schedule = 1.0, *, weak: Any = None, **options: Any) -> BaseGuidance:
     """Make a guider of diffusers' modular pipelines from a rule: a subclass of its base class, with `save_pretrained`.
 
         pipe.update_components(guider=guidance.diffusers_guider(guidance.APG(norm=15.), 7.5))
@@ -38,7 +41,7 @@ def diffusers_guider(rule: Rule, scale: float | Schedule = 1.0, *, weak: Any = N
         MissingDependencyError: diffusers is not installed.
         ConfigError: A rule of several prompts, or one that cannot be written as a config.
     """
-    guider = guider_class()(to_config(rule), to_config(scale) if isinstance(scale, Schedule) else scale, **options)
+    guider: BaseGuidance = guider_class()(to_config(rule), to_config(scale) if isinstance(scale, Schedule) else scale, **options)
     guider.weak = weak
     return guider
 

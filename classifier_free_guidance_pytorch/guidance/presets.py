@@ -134,7 +134,7 @@ def preset(name: str) -> Preset:
         ConfigError: An unknown name.
 
     >>> preset('instruct-pix2pix').rule
-    Chain(scales=(1.5, 7.5))
+    Chain(scales=(1.5, 7.5), inner=None)
     """
     if name not in PRESETS:
         raise ConfigError(f'unknown preset {name!r}; expected one of {", ".join(map(repr, PRESETS))}')

@@ -73,6 +73,7 @@ class Schedule:
         Raises:
             UsageError: Neither was given.
 
+        >>> from classifier_free_guidance_pytorch.guidance import interval
         >>> interval(7.5, sigma=(0.28, 5.42)).saved(sigma=(10., 5., 1., 0.2))
         2
         """

@@ -190,13 +190,18 @@ def smoothed_attention(
     return SmoothedAttention(names, image_tokens, sigma=sigma, grid=grid)
 
 
+def _positive(positive: Tensor, negative: Tensor) -> Tensor:
+    """Leave the text alone."""
+    return positive
+
+
 @dataclass(frozen=True)
 class GuidedAttention(AttentionPerturbation):
     """The outputs of the named cross-attention modules are guided away from another text: see `guided_attention`."""
 
     made_by: ClassVar[str] = 'guided_attention'
     negative: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
-    combine: Callable[[Tensor, Tensor], Tensor] = lambda positive, negative: positive
+    combine: Callable[[Tensor, Tensor], Tensor] = _positive
     context: str = 'encoder_hidden_states'
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:

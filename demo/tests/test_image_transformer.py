@@ -284,7 +284,7 @@ def test_the_seed_decides_the_weights():
         ({'size': 'tiny', 'patch': 0}, 'channels, patch, dim, depth and heads count from 1, but got 3, 0, 64, 2 and 2'),
         (
             {'size': 'tiny', 'condition': 'bold'},
-            "text_condition_type is one of film, attention, concat, raw, null, but got 'bold'",
+            "text_condition_type is one of film, attention, concat, raw, pooled, null, but got 'bold'",
         ),
     ],
 )

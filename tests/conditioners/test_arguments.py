@@ -19,9 +19,10 @@ from tests.tiny_models import TinyEncoder
 
 def test_the_constructors_take_the_arguments_of_the_contract():
     pooled = ['hidden_dims', 'model_types', 'model_names', 'cond_drop_prob', 'hiddens_channel_first', 'text_embed_stem_dim_mult',
-              'text_embed_pad_value', 'model_kwargs', 'null']  # fmt: skip
+              'text_embed_pad_value', 'model_kwargs', 'null', 'reads_scale']  # fmt: skip
     attention = ['hidden_dims', 'model_types', 'model_names', 'cond_drop_prob', 'hiddens_channel_first', 'dim_latent',
-                 'attn_dim_head', 'attn_heads', 'flash', 'text_embed_pad_value', 'model_kwargs', 'null']  # fmt: skip
+                 'attn_dim_head', 'attn_heads', 'flash', 'text_embed_pad_value', 'model_kwargs', 'null',
+                 'reads_scale']  # fmt: skip
     assert list(inspect.signature(TextConditioner).parameters) == pooled
     assert list(inspect.signature(ConcatTextConditioner).parameters) == pooled
     assert list(inspect.signature(AttentionTextConditioner).parameters) == attention

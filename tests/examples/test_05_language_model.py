@@ -59,7 +59,7 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(example, model, toke
 
 
 @torch.no_grad()
-def test_a_cache_for_each_branch_changes_nothing_and_one_for_both_is_refused(model):
+def test_a_cache_for_each_branch_changes_nothing_and_a_used_one_for_both_is_refused(model):
     tokens = torch.randint(4, 200, (2, 9), generator=torch.Generator().manual_seed(0))
     asked = {'texts': TEXTS, 'cond_scale': 3.0, 'guidance': guidance.Logits()}
     at_once = model(tokens, **asked)
@@ -68,7 +68,8 @@ def test_a_cache_for_each_branch_changes_nothing_and_one_for_both_is_refused(mod
     torch.testing.assert_close(torch.cat(one_by_one, dim=1), at_once, rtol=1e-4, atol=1e-4)
     assert [cache.get_seq_length() for cache in caches] == [9, 9]
     with pytest.raises(ConfigError, match="'cache' was changed by the pass of one branch"):
-        model(tokens, **asked, cache=DynamicCache())
+        model(tokens[:, :1], **asked, cache=caches[0])
+    torch.testing.assert_close(model(tokens, **asked, cache=DynamicCache()), at_once, rtol=1e-4, atol=1e-4)  # each gets its own
     assert not torch.allclose(at_once, model(tokens, texts=TEXTS[::-1], cond_scale=3.0, guidance=guidance.Logits()), atol=0.1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
@@ -93,6 +95,7 @@ def test_bfloat16_where_the_machine_has_it(model, monkeypatch):
     assert (rough - exact).abs().mean() < 0.05
 
 
-def test_a_bar_is_shown_if_asked_for(model, capsys):
+def test_a_bar_is_shown_in_a_terminal_if_asked_for(model, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
     drawn(model, TEXTS[:1], progress=True, title='drawing')
     assert 'drawing: 100%' in capsys.readouterr().err

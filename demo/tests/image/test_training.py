@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import asdict
 
 import pytest
@@ -309,7 +310,8 @@ def test_a_file_of_another_kind_cannot_go_on(tmp_path):
         one.resume(tmp_path)
 
 
-def test_watchers_are_told_after_every_step(capsys):
+def test_watchers_are_told_after_every_step(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
     one, told = trainer(), []
     one.learn(*batch(0))
     train(one, [batch(step) for step in range(1, 4)], [lambda who, loss: told.append((who is one, who.step, loss))])

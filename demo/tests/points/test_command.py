@@ -157,7 +157,12 @@ def test_a_second_run_keeps_the_first_picture(tmp_path, mini):
 
 @pytest.mark.skipif(os.name != 'posix', reason='sends SIGINT')
 def test_control_c_stops_a_training_without_a_traceback(tmp_path, mini):
+    import fcntl
+    import struct
+    import termios
+
     terminal, its_end = os.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))  # rows, columns: room for a bar
     process = subprocess.Popen([*RUN, '--threads', '1', '--out', str(tmp_path)], stderr=its_end)
     os.close(its_end)
     shown = ''
