@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / '.wheels'
-LIMIT = 63 * 2**20  # bytes of the working tree and the wheels together: a machine that is lent may take 64 MiB
+LIMIT = 63 * 2**20  # bytes of the working tree and the wheels together, for machines that take 64 MiB at once
 PYTHONS = ('3.12', '3.11')  # the most likely first: where not all fits, what comes last is left out
 PLATFORMS = [f'manylinux_2_{minor}_x86_64' for minor in (17, 24, 26, 27, 28, 31, 34)] + [
     'manylinux2014_x86_64',
