@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from classifier_free_guidance_pytorch.conditioners import BranchCondition
+from classifier_free_guidance_pytorch.conditioners import BranchCondition, Conditioner
 from classifier_free_guidance_pytorch.decorator.keywords import GuidanceKeywords, TextKeywords
 from classifier_free_guidance_pytorch.decorator.outputs import PerBranch, entries, is_structured
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
@@ -48,6 +48,7 @@ class Call:
     """A function, its module, and the arguments that its passes share.
 
     Attributes:
+        conditioner: The module's text conditioner, once found.
         rule: How its predictions are combined, once resolved.
         scale: The guidance scale of this step, once resolved.
         read_scale: The scale that the text conditioner reads, once resolved; None where it reads none.
@@ -63,6 +64,7 @@ class Call:
     kwargs: dict[str, Any]
     text: TextKeywords
     keywords: GuidanceKeywords
+    conditioner: Conditioner | None = field(init=False, default=None)
     rule: Rule = field(init=False)
     scale: float | Tensor = field(init=False)
     read_scale: float | Tensor | None = field(init=False, default=None)

@@ -39,14 +39,14 @@ class Conditioned:
     signature: ForwardSignature
 
     def reads_scale(self, call: Call) -> bool:
-        return self.conditioner(call.module).reads_scale
+        return self.conditioner(call).reads_scale
 
     def learned_scales(self, call: Call) -> tuple[float, float] | None:
-        conditioner = self.conditioner(call.module)
+        conditioner = self.conditioner(call)
         return conditioner.learned_scales if conditioner.reads_scale else None
 
     def training_pass(self, call: Call) -> Pass:
-        conditioner, text = self.conditioner(call.module), call.text
+        conditioner, text = self.conditioner(call), call.text
         texts, _ = self._checked(conditioner, call)
         _check_conditions(len(texts), call)
         if text.has_negatives:
@@ -70,7 +70,7 @@ class Conditioned:
         return self._pass('cond', conditioner, branch, call)
 
     def passes(self, call: Call, wanted: Sequence[str]) -> list[Pass]:
-        conditioner, text = self.conditioner(call.module), call.text
+        conditioner, text = self.conditioner(call), call.text
         if text.text_condition is not None:
             branches = self._prepared(conditioner, call)
         elif text.is_given:
@@ -101,7 +101,7 @@ class Conditioned:
                 'cfg_batched=True joins batches, but no tensor argument says how large the batch is: pass cfg_batched=False'
             )
         own = [one for one in passes if not is_weak(one.branch)]  # a weak pass runs a different model, so it runs by itself
-        conditioner = self.conditioner(call.module)
+        conditioner = self.conditioner(call)
         conditions = [one.condition for one in own if one.condition is not None]
         lengths = [one.text_cond.embed.shape[1] for one in conditions if one.text_cond.embed is not None]
         if isinstance(conditioner, TextEmbeddingReturner) and any(length != lengths[0] for length in lengths):
@@ -122,18 +122,21 @@ class Conditioned:
         outputs = JoinedBatch(call.batch, [one.rows for one in own]).run(call, keywords, self.signature.positional)
         return outputs + [call.run(one) for one in passes[len(own) :]]
 
-    def conditioner(self, module: Any) -> Conditioner:
-        """Return the module's text conditioner.
+    def conditioner(self, call: Call) -> Conditioner:
+        """Return the text conditioner of the call's module, which is looked for once in a call.
 
         Raises:
             UsageError: It has none.
         """
-        found = getattr(module, self.names.text_conditioner, None)
-        is_itself = isinstance(found, Conditioner) and not hasattr(type(found), 'unshard')  # FSDP2 changes the class
-        conditioner = found if is_itself else unwrapped(found)
+        if call.conditioner is not None:
+            return call.conditioner
+        found = getattr(call.module, self.names.text_conditioner, None)
+        # the common case; `unwrapped` finds it inside a wrapper, and refuses what FSDP2 has made of it, by its class
+        is_itself = isinstance(found, Conditioner) and not hasattr(type(found), 'unshard')
+        conditioner = call.conditioner = found if is_itself else unwrapped(found)
         if conditioner is None:
             raise UsageError(
-                f'{type(module).__name__} has no text conditioner: set self.{self.names.text_conditioner} to one, such as '
+                f'{type(call.module).__name__} has no text conditioner: set self.{self.names.text_conditioner} to one, such as '
                 'TextConditioner(hidden_dims=...), or decorate the class with classifier_free_guidance_class_decorator'
             )
         return conditioner
