@@ -8,13 +8,13 @@ many dimensions as the part's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from classifier_free_guidance_pytorch.decorator.eval_mode import in_eval_mode
 from classifier_free_guidance_pytorch.decorator.outputs import entries, is_structured
 from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.modules.part import Part
@@ -168,7 +168,7 @@ def _dry_run(module: nn.Module, parts: Mapping[str, Part], example: Example) -> 
 
     hooks = [one.register_forward_hook(watch(name if name in parts else None)) for name, one in module.named_modules() if name]
     try:
-        with _in_eval_mode(module), torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
+        with in_eval_mode(module), torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
             _call(module, example)
     except ConfigError:
         raise
@@ -198,18 +198,6 @@ def _call(module: nn.Module, example: Example) -> None:
             'example= is what to call the module with, a tensor, a tuple of arguments, a mapping of keywords, or a function that '
             f'calls it, but got {type(example).__name__}'
         )
-
-
-@contextmanager
-def _in_eval_mode(module: nn.Module) -> Iterator[None]:
-    """Run in eval mode, and give every module its own mode back."""
-    modes = [(one, one.training) for one in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for one, mode in modes:
-            one.training = mode
 
 
 def _tensors(example: Example) -> Iterator[Tensor]:

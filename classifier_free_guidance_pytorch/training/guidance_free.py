@@ -18,10 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from classifier_free_guidance_pytorch.decorator.eval_mode import in_eval_mode
 from classifier_free_guidance_pytorch.decorator.outputs import at, guided_paths
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from classifier_free_guidance_pytorch.guidance import CFG
-from classifier_free_guidance_pytorch.training.models import check_scales, in_eval_mode, key_names, model_in, student_conditioner
+from classifier_free_guidance_pytorch.training.models import check_scales, key_names, model_in, student_conditioner
 
 
 def guidance_free_loss(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -97,16 +95,3 @@ def check_same_text(conditioner: Conditioner, teacher: Any) -> None:
             f'the student reads texts with {", ".join(map(str, ours))}, but the teacher with {", ".join(map(str, others))}: '
             'build both with the same text_condition_model_types'
         )
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Switch a model to eval mode in a `with` block, and every module of it back to the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    for module, _ in modes:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
