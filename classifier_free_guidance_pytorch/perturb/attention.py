@@ -42,10 +42,8 @@ class AttentionPerturbation(Perturbation):
         """Return the output of attention, `(b, h, n, d)`."""
 
     def run(self, name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> object:
-        attention = AttentionReplaced(self.attend, () if self.image_tokens else _joint_tokens((*args, *kwargs.values())))
         try:
-            with attention:
-                output = forward(*args, **kwargs)
+            return self.run_replaced(name, module, forward, *args, **kwargs)
         except _CrossAttentionError as error:
             raise UsageError(f'{name} attends {error}; only self-attention, with as many of both, can be perturbed') from None
         except _JointAttentionError as error:
@@ -53,6 +51,12 @@ class AttentionPerturbation(Perturbation):
                 f'{name} attends jointly to {error} tokens of an image and a text: say how many are of the image with '
                 'image_tokens=, negative where they come last'
             ) from None
+
+    def run_replaced(self, name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> object:
+        """Return the output of one of the modules, with `attend` for its attention."""
+        attention = AttentionReplaced(self.attend, () if self.image_tokens else _joint_tokens((*args, *kwargs.values())))
+        with attention:
+            output = forward(*args, **kwargs)
         if not attention.reached:
             raise UsageError(
                 f'{name} never called F.scaled_dot_product_attention, so its attention cannot be replaced; '
@@ -80,15 +84,12 @@ class PerturbedAttention(AttentionPerturbation):
         if self.to not in ('values', 'input'):
             raise ConfigError(f"perturbed_attention: to must be 'values' or 'input', got {self.to!r}")
 
-    def run(self, name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> object:
+    def run_replaced(self, name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> object:
         if self.to == 'input':
             return self.known[type(module)].first(name, args, kwargs)
         if isinstance(module, nn.MultiheadAttention):
-            try:
-                return _multihead_values(module, *args, **kwargs), None
-            except _CrossAttentionError as error:
-                raise UsageError(f'{name} attends {error}; only self-attention, with as many of both, can be perturbed') from None
-        return super().run(name, module, forward, *args, **kwargs)
+            return _multihead_values(module, *args, **kwargs), None
+        return super().run_replaced(name, module, forward, *args, **kwargs)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         tokens = query.shape[-2]
