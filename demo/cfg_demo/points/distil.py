@@ -26,7 +26,7 @@ def distilled(teacher: Any, settings: Settings, steps: int, *, progress: bool = 
 
     def loss_of(student: Any, points: Tensor, texts: Sequence[TextEncoding], generator: torch.Generator) -> Tensor:
         noisy, times, _ = noised(points, generator)
-        scale = (1 + (top - 1) * torch.rand(len(points), generator=generator)).to(points)  # one for each caption
+        scale = _scales(points, top, generator)
         return distillation_loss(student, teacher, noisy, times, text_embeds=texts, cond_scale=scale, guidance=rule)
 
     return _trained(teacher, settings, steps, loss_of, 'distil', progress)
@@ -38,11 +38,16 @@ def guidance_free(teacher: Any, settings: Settings, steps: int, *, progress: boo
 
     def loss_of(student: Any, points: Tensor, texts: Sequence[TextEncoding], generator: torch.Generator) -> Tensor:
         noisy, times, velocity = noised(points, generator)
-        scale = (1 + (top - 1) * torch.rand(len(points), generator=generator)).to(points)
+        scale = _scales(points, top, generator)
         own = {'text_embeds': texts, 'ema': teacher, 'generator': generator, 'weighting': 'mg'}
         return guidance_free_loss(student, noisy, times, target=velocity, cond_scale=scale, **own)
 
     return _trained(teacher, settings, steps, loss_of, 'learn ', progress)
+
+
+def _scales(points: Tensor, top: float, generator: torch.Generator) -> Tensor:
+    """A scale from 1 to `top` for each caption, `(b,)`."""
+    return (1 + (top - 1) * torch.rand(len(points), generator=generator)).to(points)
 
 
 def _trained(teacher: Any, settings: Settings, steps: int, loss_of: Any, desc: str, progress: bool) -> Any:

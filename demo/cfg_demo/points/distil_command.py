@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cfg_demo.folders import needs, unused, writable
-from cfg_demo.points.settings import RULES, Settings
+from cfg_demo.points.command import QUICK, Clock
+from cfg_demo.points.settings import CONDITIONS, RULES, Settings
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 EPILOG = """\
@@ -24,26 +25,35 @@ examples:
 """
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
 STUDENT_STEPS = 800
-QUICK = {'steps': 300, 'samples': 64, 'sample_steps': 15}
 QUICK_STUDENT_STEPS = 200
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
     parser.add_argument('--teacher', type=Path, metavar='FILE', help='teacher.pt of an earlier run with the same --condition')
-    parser.add_argument('--condition', help='how the text enters the models: film, attention, concat (default: film)')
     parser.add_argument(
-        '--train-steps', dest='steps', type=int, metavar='N', help='training steps of the teacher (default: 2000)'
+        '--condition', help=f'how the text enters the models: {", ".join(CONDITIONS)} (default: {Settings.condition})'
+    )
+    parser.add_argument(
+        '--train-steps', dest='steps', type=int, metavar='N', help=f'training steps of the teacher (default: {Settings.steps})'
     )
     parser.add_argument('--student-steps', type=int, metavar='N', help=f'steps of the student (default: {STUDENT_STEPS})')
     parser.add_argument('--from-data', action='store_true', help='the student learns from the data (model guidance), no teacher')
     parser.add_argument('--guidance', dest='rule', metavar='RULE', help=f'the rule that is distilled: {", ".join(RULES)}')
-    parser.add_argument('--scales', nargs='+', type=float, metavar='S', help='guidance scales, at least 1 (default: 1 1.5 2 3 4)')
-    parser.add_argument('--samples', type=int, metavar='N', help='points per prompt and scale (default: 128)')
-    parser.add_argument('--steps', dest='sample_steps', type=int, metavar='N', help='sampling steps, of Euler (default: 25)')
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, mps (default: cpu)')
-    parser.add_argument('--seed', type=int, help='the same seed gives the same numbers (default: 0)')
-    parser.add_argument('--threads', type=int, metavar='N', help='CPU threads (default: 1)')
+    parser.add_argument(
+        '--scales',
+        nargs='+',
+        type=float,
+        metavar='S',
+        help=f'guidance scales, at least 1 (default: {" ".join(f"{scale:g}" for scale in SCALES)})',
+    )
+    parser.add_argument('--samples', type=int, metavar='N', help=f'points per prompt and scale (default: {Settings.samples})')
+    parser.add_argument(
+        '--steps', dest='sample_steps', type=int, metavar='N', help=f'sampling steps, of Euler (default: {Settings.sample_steps})'
+    )
+    parser.add_argument('--device', help=f'cpu, cuda, cuda:1, mps (default: {Settings.device})')
+    parser.add_argument('--seed', type=int, help=f'the same seed gives the same numbers (default: {Settings.seed})')
+    parser.add_argument('--threads', type=int, metavar='N', help=f'CPU threads (default: {Settings.threads})')
     parser.add_argument('--quick', action='store_true', help='a first look in seconds, with few steps')
     parser.add_argument('--out', type=Path, default=Path('runs/distil'), help='folder for the results (default: %(default)s)')
 
@@ -91,7 +101,6 @@ def run_distil(
     """
     import torch
 
-    from cfg_demo.points.command import Clock
     from cfg_demo.points.distil import as_rows, distilled, drawn, guidance_free
     from cfg_demo.points.measure import prompts
     from cfg_demo.points.model import build_model
