@@ -66,7 +66,7 @@ class Conditioner(nn.Module, ABC):
         self.cond_drop_prob = cond_drop_prob
         self.null = null
         self.conditioners = nn.ModuleList()
-        self.reads_scale = False  # a subclass was built to read the guidance scale, by its `scale_input`
+        self.reads_scale = False  # until `add_scale_input`
         self.scale_input: ScaleInput | None = None
         self.watch = WeightWatch()
         self._conditions = RecentCache(size=8)
@@ -109,6 +109,10 @@ class Conditioner(nn.Module, ABC):
             f'this {type(self).__name__} reads no guidance scale: build it with reads_scale=True (a decorated class with '
             'text_condition_reads_scale=True); the weights of a model that reads none can be loaded into it'
         )
+
+    def add_scale_input(self, *widths: int) -> None:
+        """Let the conditioner read the guidance scale, which then adds to its features of these widths."""
+        self.reads_scale, self.scale_input = True, ScaleInput(widths)
 
     @property
     def learned_scales(self) -> tuple[float, float] | None:

@@ -18,7 +18,6 @@ from classifier_free_guidance_pytorch.conditioners.base import Null, check_hidde
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.conditioners.prepared import TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.reader import TextReader
-from classifier_free_guidance_pytorch.conditioners.scale_input import ScaleInput
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
 from classifier_free_guidance_pytorch.layers import Concat, Condition, FiLM, Place, place_of
@@ -122,8 +121,7 @@ class PooledConditioner(PooledReader):
         self.text_embed_stem_mlp = nn.Sequential(nn.Linear(dim, dim * text_embed_stem_dim_mult), nn.SiLU())
         self.conditioners.extend(type(self).layer(dim * text_embed_stem_dim_mult, hidden) for hidden in self.hidden_dims)
         if reads_scale:
-            self.reads_scale = True
-            self.scale_input = ScaleInput([dim * text_embed_stem_dim_mult])
+            self.add_scale_input(dim * text_embed_stem_dim_mult)
 
     @property
     def place(self) -> Place:

@@ -13,7 +13,6 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.conditioners.base import TextEmbeds
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, CondFns, RawTextCond, TextCondReturn
-from classifier_free_guidance_pytorch.conditioners.scale_input import ScaleInput
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
 from classifier_free_guidance_pytorch.conditioners.tokens import TokenConditioner, Tokens
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
@@ -82,9 +81,8 @@ class TextEmbeddingReturner(TokenConditioner):
         super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null, dim_latent, text_embed_pad_value)
         self.pad_to = pad_to
         if reads_scale:
-            self.reads_scale = True
             widths = (self.dim_latent, sum(source.dims_pooled))
-            self.scale_input = ScaleInput([width for width in widths if width])  # there may be no pooled feature
+            self.add_scale_input(*[width for width in widths if width])  # there may be no pooled feature
 
     if TYPE_CHECKING:
 

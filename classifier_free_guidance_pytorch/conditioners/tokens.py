@@ -18,7 +18,6 @@ from classifier_free_guidance_pytorch.conditioners.base import Null, check_hidde
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.reader import TextReader
-from classifier_free_guidance_pytorch.conditioners.scale_input import ScaleInput
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, checked
 from classifier_free_guidance_pytorch.layers import Condition, CrossAttention, Place, place_of
@@ -219,8 +218,7 @@ class AttentionTextConditioner(TokenConditioner):
             for hidden in self.hidden_dims
         )
         if reads_scale:
-            self.reads_scale = True
-            self.scale_input = ScaleInput([self.dim_latent])
+            self.add_scale_input(self.dim_latent)
 
     def text_cond(self, features: Tokens) -> TextCondReturn:
         return TextCondReturn(*features.concatenated())  # (b, n, d), (b, n)

@@ -13,7 +13,6 @@ from classifier_free_guidance_pytorch.conditioners.base import Null, TextEmbeds
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.conditioners.pooled import Pooled, PooledReader
 from classifier_free_guidance_pytorch.conditioners.prepared import CondFns, RawTextCond, TextCondReturn
-from classifier_free_guidance_pytorch.conditioners.scale_input import ScaleInput
 from classifier_free_guidance_pytorch.conditioners.text_source import TextSource
 from classifier_free_guidance_pytorch.errors import ConfigError, checked
 from classifier_free_guidance_pytorch.layers import Place, place_of
@@ -70,12 +69,10 @@ class PooledEmbeddingReturner(PooledReader):
         super().__init__(hidden_dims, source, cond_drop_prob, hiddens_channel_first, null)
         self.dim_latent = self.dim_pooled if dim_latent is None else dim_latent
         self.project = nn.Identity() if dim_latent is None else nn.Linear(self.dim_pooled, dim_latent, bias=False)
-        self._moved = torch.empty(
-            0, device='cpu'
-        )  # says where this was moved, if there are no weights; no buffer, which may be lost
+        # says where this was moved, if there are no weights; no buffer, which may be lost
+        self._moved = torch.empty(0, device='cpu')
         if reads_scale:
-            self.reads_scale = True
-            self.scale_input = ScaleInput([self.dim_latent])
+            self.add_scale_input(self.dim_latent)
 
     if TYPE_CHECKING:
 
