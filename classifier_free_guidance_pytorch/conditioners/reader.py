@@ -156,7 +156,6 @@ class TextReader(Conditioner, Generic[Features]):
             return compute()
         kind = self.watch.device_type if self.watch.device_type != 'meta' else self.place.device.type
         autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        # ordinary tensors, whoever asks for them next
         encoders = self.source.look() if role == 'cond' or self.null == 'empty' else 0
         key: Hashable = (role, texts, self.watch.generation, autocast, encoders)
 

@@ -27,7 +27,7 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """A guidance scale that changes while sampling; made by the functions of this module."""
+    """A guidance scale that changes while sampling; made by the functions of `schedules`."""
 
     def __call__(
         self,

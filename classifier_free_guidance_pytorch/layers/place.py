@@ -84,7 +84,7 @@ def with_children(module: nn.Module) -> list[nn.Module]:
 
 
 def owned_weights(module: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
-    """Yield the same parameters, each with the module that owns it."""
+    """Yield the parameters of a module and of all modules in it, each with the module that owns it."""
     for one in with_children(module):
         for weight in one._parameters.values():
             if weight is not None:

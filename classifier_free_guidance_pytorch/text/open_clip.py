@@ -124,9 +124,8 @@ class OpenClipAdapter(TextEncoder):
         config = _read_config(open_clip, self.name)
         text = {**config['text_cfg'], 'hf_model_pretrained': False, 'output_tokens': True}
         quick_gelu = bool(self.quick_gelu or config.get('quick_gelu', False))
-        tower: nn.Module = open_clip.model._build_text_tower(
-            config['embed_dim'], text, quick_gelu
-        )  # the image tower is not built
+        # the text tower alone, without that of the images
+        tower: nn.Module = open_clip.model._build_text_tower(config['embed_dim'], text, quick_gelu)
         if not hasattr(tower, 'output_tokens'):
             raise ConfigError(f'the text tower of {self.name!r}, {type(tower).__name__}, does not give its tokens')
         checkpoint = self._checkpoint(open_clip)
