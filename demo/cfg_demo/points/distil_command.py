@@ -15,7 +15,8 @@ from classifier_free_guidance_pytorch.errors import ConfigError
 
 EPILOG = """\
 Trains the model of `cfg-demo points` (or loads that of an earlier run with --teacher), then a student that reads the scale,
-and draws both at equal scales, guided at all times. Writes distil.png, distil.json and teacher.pt to --out.
+and draws both at equal scales, guided at all times. Writes distil.png, distil.json and teacher.pt to --out; a
+second run writes distil-2.png, and teacher-2.pt if it trains one.
 
 examples:
   cfg-demo distil
@@ -113,7 +114,7 @@ def run_distil(
     teacher = build_model(settings)
     if teacher_file is None:
         teacher = train(teacher, settings)
-        torch.save(teacher.state_dict(), picture.parent / 'teacher.pt')
+        torch.save(teacher.state_dict(), unused(picture.parent / 'teacher.pt'))
     else:
         teacher.load_state_dict(torch.load(teacher_file, map_location=settings.device))
         teacher.eval()

@@ -32,6 +32,15 @@ def test_both_models_are_drawn_scored_and_counted(tmp_path, capsys):
     assert (tmp_path / 'distil-3.json').exists()
 
 
+def test_a_second_run_leaves_the_teacher_of_the_first(tmp_path):
+    teachers = []
+    for seed in ('0', '1'):
+        assert cli.main([*TINY, '--seed', seed, '--out', str(tmp_path)]) == 0
+        teachers.append((tmp_path / 'teacher.pt').read_bytes())
+    assert teachers[0] == teachers[1]
+    assert (tmp_path / 'teacher-2.pt').exists()
+
+
 @pytest.mark.parametrize(
     ('options', 'sentence'),
     [
