@@ -29,7 +29,7 @@ def all_steps(device: str, tiny: bool, tests: str = '') -> list[Step]:
 
     pytest = ['pytest', 'tests/gpu', '-q', '-p', 'no:cacheprovider', '--durations=8', '--junitxml={folder}/tests.xml']
     if device == 'cuda' and there('xdist'):
-        pytest += ['-n', '4']  # most of the time is a compiler's, which takes one core of many
+        pytest += ['-n', '8']  # most of the time is a compiler's, which takes one core of many
     return [
         Step('facts', 'the machine, its versions and its ceilings', (*python, 'benchmarks.gpu.facts', *place), 60),
         Step('correctness', 'every law on the device', (*python, *pytest, '-k', tests), 200),
