@@ -22,7 +22,7 @@ setup(
     license_expression='MIT',
     license_files=['LICENSE'],
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={PACKAGE: ['py.typed', '**/*.safetensors', 'image/weights/README.md', 'mini/README.md']},
+    package_data={PACKAGE: ['py.typed', '**/*.safetensors', '**/weights/README.md', 'mini/README.md', 'emoji/paraphrases.json']},
     include_package_data=False,
     python_requires='>=3.10',
     install_requires=[

@@ -54,7 +54,9 @@ DEMO_LADDER = {
     'points': {'folders', 'progress'},
     'mini': {'folders', 'progress', 'muon', 'shapes', 'points'},
     'image': {'folders', 'progress', 'muon', 'shapes', 'mini'},
-    'cli': {'progress', 'points', 'image', 'mini'},
+    'english': {'folders', 'progress', 'muon', 'shapes'},
+    'emoji': {'folders', 'progress', 'muon', 'mini', 'image'},
+    'cli': {'progress', 'points', 'image', 'mini', 'english', 'emoji'},
     '': set(),  # __init__.py
 }
 

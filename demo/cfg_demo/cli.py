@@ -18,6 +18,7 @@ from classifier_free_guidance_pytorch.errors import CFGError
 
 DEMOS = {
     'image': ('image.command', 'draw a text at several guidance scales with the model that comes along'),
+    'emoji': ('emoji.command', 'draw an emoji from words that anyone would type'),
     'points': (
         'points.command',
         'train on points of the plane and count what cond_scale does (a minute and a half on two CPU cores)',
@@ -29,6 +30,10 @@ DEMOS = {
     'sample': ('image.sample_command', 'draw many prompts with a trained model at one scale'),
     'evaluate': ('image.evaluate_command', 'adherence, diversity and fidelity of a model for every rule and scale'),
     'classifier-guidance': ('image.classifier_command', "a classifier's gradient beside classifier-free guidance"),
+    'emoji-data': ('emoji.data_command', 'fetch emoji in three styles as captioned pictures'),
+    'emoji-evaluate': ('emoji.evaluate_command', 'right, style, diversity and copying of the emoji model, by rule and scale'),
+    'train-judge': ('emoji.judge_command', 'train the judge of emoji: which of a thousand names a picture has'),
+    'train-english': ('english.command', "distil the library's embedded encoder of English"),
     'train-mini': ('mini.command', "train the library's embedded encoder"),
 }
 

@@ -224,5 +224,5 @@ def test_the_shortest_dry_run(tmp_path):
     assert 'passed' in summary['steps'][1]['last']
     assert summary['bars']
     page = (out / 'summary.md').read_text()
-    assert 'there is no emoji model yet' in page
+    assert "there are no emoji in 'emoji'" in page
     assert 'its figures mean nothing' in page

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from classifier_free_guidance_pytorch.errors import MissingDependencyError
-from classifier_free_guidance_pytorch.text import build_encoder, mini
+from classifier_free_guidance_pytorch.text import build_encoder
+from classifier_free_guidance_pytorch.text.mini import MiniAdapter
 
 KNOWN = 'a small red circle above a blue square'
 
@@ -46,7 +47,7 @@ def test_what_is_cut_off_is_not_named(hub):
 
 
 def test_weights_that_are_not_there(monkeypatch, tmp_path):
-    monkeypatch.setattr(mini, '_WEIGHTS', tmp_path / 'absent')
+    monkeypatch.setattr(MiniAdapter, 'weights', tmp_path / 'absent')
     with pytest.raises(MissingDependencyError, match=re.escape('which this installation lacks: reinstall the package')):
         build_encoder('mini')
 
@@ -56,7 +57,7 @@ def test_half_precision_weights_run_in_the_callers_precision(hub):
     assert encoder.encode([KNOWN]).tokens.dtype == torch.float32
 
 
-@pytest.mark.skipif(not mini._WEIGHTS.is_dir(), reason='the weights are not in this checkout')
+@pytest.mark.skipif(not MiniAdapter.weights.is_dir(), reason='the weights are not in this checkout')
 def test_the_shipped_encoder_knows_its_world():
     encoder = build_encoder('mini')
     assert encoder.name == 'mini'
@@ -67,8 +68,8 @@ def test_the_shipped_encoder_knows_its_world():
     assert similarity[1] > similarity[0]
 
 
-@pytest.mark.skipif(not mini._WEIGHTS.is_dir(), reason='the weights are not in this checkout')
+@pytest.mark.skipif(not MiniAdapter.weights.is_dir(), reason='the weights are not in this checkout')
 def test_the_shipped_tokenizer_loads_in_transformers_4_and_5():
     """Version 5 writes a class name that 4 does not know."""
-    written = json.loads((mini._WEIGHTS / 'tokenizer_config.json').read_text())
+    written = json.loads((MiniAdapter.weights / 'tokenizer_config.json').read_text())
     assert written['tokenizer_class'] == 'PreTrainedTokenizerFast'

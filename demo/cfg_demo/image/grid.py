@@ -20,7 +20,7 @@ def save_grid(path: Path | BinaryIO, drawing: Drawing) -> None:
     """Write a PNG: a column per guidance scale, a row per seed; a frame tells whether the whole prompt holds."""
     request = drawing.request
     rows, columns = len(request.seeds), len(request.scales)
-    figure = _figure(columns * TILE + 0.9, rows * TILE + 1.5)
+    figure = new_figure(columns * TILE + 0.9, rows * TILE + 1.5)
     cells = figure.subplots(rows, columns, squeeze=False)
     for column, scale in enumerate(request.scales):
         for row, seed in enumerate(request.seeds):
@@ -41,7 +41,7 @@ def save_grid(path: Path | BinaryIO, drawing: Drawing) -> None:
 def save_samples(path: Path, images: Tensor, captions: Sequence[str], title: str, columns: int = 8) -> None:
     """Write a PNG of images `(b, 3, s, s)` from 0 to 1 with their captions below."""
     rows = -(-len(images) // columns)
-    figure = _figure(columns * TILE, rows * (TILE + 0.4) + 0.5)
+    figure = new_figure(columns * TILE, rows * (TILE + 0.4) + 0.5)
     cells = figure.subplots(rows, columns, squeeze=False).flat
     for cell, image, caption in zip(cells, images, captions, strict=False):
         show(cell, image, FAINT)
@@ -55,7 +55,7 @@ def save_samples(path: Path, images: Tensor, captions: Sequence[str], title: str
 def save_curve(path: Path, losses: Sequence[float], window: int = 50) -> None:
     """Write a PNG of the losses of a run, averaged over `window` steps."""
     parts = [losses[start : start + window] for start in range(0, len(losses), window)]
-    figure = _figure(6.0, 3.5)
+    figure = new_figure(6.0, 3.5)
     axis = figure.subplots()
     axis.semilogy([window * (number + 0.5) for number in range(len(parts))], [sum(p) / len(p) for p in parts], color='#1f6f8b')
     axis.set(xlabel='step', ylabel=f'loss, mean of {window} steps')
@@ -66,7 +66,7 @@ def save_curve(path: Path, losses: Sequence[float], window: int = 50) -> None:
 def save_tradeoff(path: Path, scores: Sequence[Mapping[str, Any]]) -> None:
     """Write a PNG of adherence against diversity and against fidelity: plain guidance as a line over its scales, other rules as
     points."""
-    figure = _figure(11.0, 5.0)
+    figure = new_figure(11.0, 5.0)
     measures = {'diversity': 'diversity (more is better)', 'fidelity': 'distance to real pictures (less is better)'}
     for axis, (measured, words) in zip(figure.subplots(1, 2), measures.items(), strict=True):
         for number, rule in enumerate(dict.fromkeys(one['rule'] for one in scores)):
@@ -91,7 +91,8 @@ def show(cell: Any, image: Tensor, frame: str) -> None:
         spine.set(color=frame, linewidth=2.0)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty figure of that many inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=110, facecolor='white', layout='constrained')

@@ -33,7 +33,7 @@ from cfg_demo.image.settings import (
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cfg_demo.image.training import Trainer, Watcher
+    from cfg_demo.image.training import Encodings, Trainer, Watcher
 
 EPILOG = """\
 Writes to --out: model.safetensors, training.safetensors (to resume), samples.png, curve.png.
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> Trainer:
         told=arguments.told,
         zoom=arguments.zoom,
     )
-    trainer = start(arguments, folder)
+    trainer = start(arguments, folder, kept_encodings(arguments.encodings, data))
 
     # Which items each step sees depends on the seed and the step, so a resumed run sees what it would have seen.
     settings, count = trainer.settings, len(data)  # type: ignore[arg-type]
@@ -89,11 +89,12 @@ def run(arguments: argparse.Namespace) -> Trainer:
     return trainer
 
 
-def start(arguments: argparse.Namespace, folder: Path) -> Trainer:
+def start(arguments: argparse.Namespace, folder: Path, encodings: Encodings | None = None) -> Trainer:
     """A trainer, fresh or resumed. A checkpoint in the folder is never overwritten unasked."""
     from cfg_demo.image.training import Trainer
 
-    trainer = Trainer(chosen(ModelSettings, arguments), chosen(TrainSettings, arguments, steps=arguments.train_steps))
+    settings = chosen(TrainSettings, arguments, steps=arguments.train_steps)
+    trainer = Trainer(chosen(ModelSettings, arguments), settings, encodings)
     if arguments.resume:
         trainer.resume(folder)
     elif (folder / TRAINING_FILE).exists():
@@ -101,6 +102,28 @@ def start(arguments: argparse.Namespace, folder: Path) -> Trainer:
     elif arguments.start_from is not None:
         trainer.start_from(arguments.start_from)
     return trainer
+
+
+def kept_encodings(folder: Path | None, data: Any) -> Encodings | None:
+    """The encodings of all captions of a data set, from a store of `cfg-embed`.
+
+    Raises:
+        ConfigError: the captions are drawn as they are needed, or one is not in the store.
+    """
+    if folder is None:
+        return None
+    from classifier_free_guidance_pytorch.corpus import EmbeddingStore
+
+    store = EmbeddingStore(folder, check_rows=False)
+    captions = getattr(data, 'captions', None)
+    if captions is None:
+        raise ConfigError('the captions of the drawn world are new in every step, so --encodings cannot hold them: leave it out')
+    lacking = next((caption for caption in captions if caption not in store), None)
+    if lacking is not None:
+        raise ConfigError(
+            f'the caption {lacking!r} is not in the store {str(folder)!r}: embed the captions of this data set with cfg-embed'
+        )
+    return store.__getitem__
 
 
 def watchers(arguments: argparse.Namespace, folder: Path, captions: Sequence[str]) -> list[Watcher]:
@@ -133,6 +156,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--told', type=float, metavar='P', help='how often a drawn caption tells a place, a background; at 1 all (default: 0.4)'
     )
     data.add_argument('--zoom', type=float, metavar='X', help='drawn shapes so many times larger, one in a picture (default: 1)')
+    data.add_argument('--encodings', type=Path, metavar='STORE', help='of the captions, by cfg-embed: no step runs the encoder')
     data.add_argument('--workers', type=int, default=0, help='processes that load data (default: %(default)s)')
 
     model = parser.add_argument_group('model')
@@ -140,7 +164,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument('--network-size', choices=NETWORK_SIZES, help='(default: small)')
     model.add_argument('--image-size', type=int, default=32, metavar='PIXELS', help='width and height (default: %(default)s)')
     model.add_argument('--condition', choices=CONDITIONS, help='how the text enters (default: attention)')
-    model.add_argument('--model-types', nargs='+', metavar='TYPE', help='text encoders: mini, t5, clip, bge, hf (default: mini)')
+    model.add_argument(
+        '--model-types', nargs='+', metavar='TYPE', help='text encoders: mini, english, t5, clip, bge, hf (default: mini)'
+    )
     model.add_argument('--model-names', nargs='+', metavar='NAME', help='a name or path for each encoder')
     model.add_argument('--null', choices=NULLS, help='what stands for no text (default: learned)')
     model.add_argument('--prediction', choices=PREDICTIONS, help='what the network predicts (default: flow)')

@@ -30,6 +30,7 @@ from cfg_demo.progress import progress_bar
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 Watcher = Callable[['Trainer', float], None]
+Encodings = Callable[[list[str]], Any]  # captions to what a model takes as `text_embeds=`
 
 
 class Trainer:
@@ -38,6 +39,7 @@ class Trainer:
     Args:
         model_settings: what to train.
         settings: how.
+        encodings: where the encodings of captions are kept; by default the model's encoder makes them in every step.
 
     Attributes:
         model: the network in training.
@@ -45,8 +47,8 @@ class Trainer:
         losses: of each step.
     """
 
-    def __init__(self, model_settings: ModelSettings, settings: TrainSettings) -> None:
-        self.model_settings, self.settings = model_settings, settings
+    def __init__(self, model_settings: ModelSettings, settings: TrainSettings, encodings: Encodings | None = None) -> None:
+        self.model_settings, self.settings, self._encodings = model_settings, settings, encodings
         self.diffusion = Diffusion(model_settings.prediction)
         torch.manual_seed(settings.seed)
         self.model = build_model(model_settings).to(settings.device).train()
@@ -70,12 +72,15 @@ class Trainer:
         times = self.diffusion.draw_times(len(images), generator, settings.time_mean, settings.time_spread).to(images)
         noisy, target = self.diffusion.noised(images, noise, times)
         with settings.autocast():
-            prediction = self.model(noisy, times, texts=list(captions), cond_drop_prob=drop)
+            prediction = self.model(noisy, times, **self._texts(list(captions)), cond_drop_prob=drop)
         loss = F.mse_loss(prediction.float(), target)
         self._update(loss)
         self.step += 1
         self.losses.append(loss.item())
         return self.losses[-1]
+
+    def _texts(self, captions: list[str]) -> dict[str, Any]:
+        return {'texts': captions} if self._encodings is None else {'text_embeds': self._encodings(captions)}
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.step)
