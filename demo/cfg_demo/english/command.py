@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='cpu', help='where to train (default: %(default)s)')
     parser.add_argument('--threads', type=int, metavar='N', help="CPU threads (default: torch's own choice)")
     parser.add_argument('--out', type=Path, default=Path('runs/english'), help='folder for the results (default: %(default)s)')
+    parser.add_argument('--start-from', type=Path, metavar='FILE', help='begin with the weights of another checkpoint.pt')
     parser.add_argument('--resume', action='store_true', help='continue from the checkpoint in --out')
     parser.add_argument('--ship', action='store_true', help='also put the weights where the library reads them')
 

@@ -37,6 +37,8 @@ def distil(arguments: argparse.Namespace, out: Path) -> dict[str, float]:
     settings = {'steps': steps, 'batch_size': batch_size, 'seed': seed, 'learning_rate': arguments.learning_rate}
     if arguments.resume:
         training.resume(run, out / CHECKPOINT, settings)
+    elif arguments.start_from is not None:
+        training.start_from(run, arguments.start_from)
     else:
         start_from_pieces(student, teacher, places)
     for module in run.modules().values():
@@ -62,6 +64,7 @@ def distil(arguments: argparse.Namespace, out: Path) -> dict[str, float]:
     names = ' '.join(str(path) for path in arguments.captions)
     said = f'cfg-demo train-english --teacher {Path(arguments.teacher).name}' + (f' --captions {names}' if names else '')
     said += f' --train-steps {steps} --batch-size {batch_size} --learning-rate {arguments.learning_rate} --seed {seed}'
+    said += f' --start-from {arguments.start_from.name}' if arguments.start_from is not None else ''
     folder = export(student, tokenizer, out, scores, said)
     if arguments.ship:
         ship(folder)

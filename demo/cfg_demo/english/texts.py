@@ -32,8 +32,8 @@ class Texts:
     Args:
         train: Texts, each once.
         held_out: Texts of senses that training never sees, and captions.
-        words: `WORDS` common words, none of which is a training text of its own.
-        synonyms: Pairs of positions in `words` of words that share a sense.
+        words: `WORDS` common words.
+        synonyms: Pairs of positions in `words` of words that share a sense; no such word is a training text of its own.
     """
 
     train: tuple[str, ...]
@@ -71,14 +71,14 @@ def gather(
     generator.shuffle(told_of)
     kept = len(told_of) - int(HELD_OUT * len(told_of))
     train, held_out = told_of[:kept], told_of[kept:]
-    alone, names = set(words), list[str]()
+    asked, names = {words[at] for pair in synonyms for at in pair}, list[str]()
     for sense in senses:
         told = [sense.definition, *sense.examples]
         if sense.key in hidden:
             held_out += told
         else:
             train += told
-            names += [word for word in sense.words if word.lower() not in alone]
+            names += [word for word in sense.words if word.lower() not in asked]
     names = sorted(dict.fromkeys(names), key=lambda name: (-counts.get(name, 0), len(name.split()), generator.random()))
     train += names[:ALONE]
     measured = dict.fromkeys(text for text in held_out if text)

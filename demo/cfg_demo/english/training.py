@@ -150,6 +150,19 @@ def resume(run: Run, path: Path, settings: dict[str, Any]) -> None:
     run.step = saved['step']
 
 
+def start_from(run: Run, path: Path) -> None:
+    """Begin with the weights of another run, at step 0 and with fresh optimizers.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if not path.is_file():
+        raise ConfigError(f'there is no checkpoint of another run at {str(path)!r}')
+    saved = torch.load(path, weights_only=True)
+    for name, module in run.modules().items():
+        module.load_state_dict(saved['modules'][name])
+
+
 def _share(step: int, steps: int) -> float:
     """A share of the peak learning rate: up over 2% of the steps, then down along a cosine."""
     rising = min(1.0, (step + 1) / max(1, steps // 50))

@@ -77,29 +77,56 @@ def load_model(path: str | Path, device: str = 'cpu') -> tuple[Any, ModelSetting
     return model.to(device).eval(), settings
 
 
-def load_weights(model: Any, weights: Mapping[str, Tensor], source: str | Path, *, grow: bool = False) -> None:
+def load_weights(model: Any, weights: Mapping[str, Tensor], source: str | Path) -> None:
     """Weights into a model.
 
     Args:
         model: what takes them.
         weights: by name.
         source: where they are from, for the error.
-        grow: let the model have layers that the weights lack, and leave those as they are.
 
     Raises:
         ConfigError: they belong to a model of another configuration.
     """
     own = model.state_dict()
-    lacking = set() if grow else own.keys() - weights.keys()
-    odd = sorted((weights.keys() - own.keys()) | lacking)
+    odd = sorted(weights.keys() ^ own.keys())
     odd += [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
     if odd:
         raise ConfigError(
             f'{str(source)!r} belongs to a model of another configuration: {len(odd)} of its {len(weights)} weights do not fit, '
             f'such as {odd[0]}'
         )
-    known = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
-    model.load_state_dict({**own, **known})
+    model.load_state_dict(_in_float32(weights))
+
+
+def load_what_fits(model: Any, weights: Mapping[str, Tensor], source: str | Path) -> list[str]:
+    """Weights of a related model into a model; what it has in addition, or in another shape, stays as it is.
+
+    Args:
+        model: what takes them.
+        weights: by name.
+        source: where they are from, for the error.
+
+    Returns:
+        The names of what stayed as it is.
+
+    Raises:
+        ConfigError: most of them belong elsewhere.
+    """
+    own = model.state_dict()
+    fitting = {name: weights[name] for name in own.keys() & weights.keys() if own[name].shape == weights[name].shape}
+    if 2 * len(fitting) < len(own) or weights.keys() - own.keys():
+        elsewhere = sorted(weights.keys() - fitting.keys())
+        raise ConfigError(
+            f'{str(source)!r} belongs to a model of another configuration: {len(elsewhere)} of its {len(weights)} weights do not '
+            f'fit, such as {elsewhere[0]}'
+        )
+    model.load_state_dict({**own, **_in_float32(fitting)})
+    return [name for name in own if name not in fitting]
+
+
+def _in_float32(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
 
 
 def pack_optimizers(optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, Tensor]:

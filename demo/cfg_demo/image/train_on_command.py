@@ -100,7 +100,8 @@ def start(arguments: argparse.Namespace, folder: Path, encodings: Encodings | No
     elif (folder / TRAINING_FILE).exists():
         raise ConfigError(f'{str(folder)!r} holds a run already: pass --resume to go on with it, or another folder as --out')
     elif arguments.start_from is not None:
-        trainer.start_from(arguments.start_from)
+        fresh = trainer.start_from(arguments.start_from)
+        print(f'Starts from {arguments.start_from}' + (f'; fresh are {", ".join(fresh)}' if fresh else ''))
     return trainer
 
 

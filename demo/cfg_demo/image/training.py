@@ -113,15 +113,20 @@ class Trainer:
         checkpoint.write(folder / TRAINING_FILE, tensors, notes)
         checkpoint.save_model(self.average, self.model_settings, folder / MODEL_FILE, about={'step': self.step})
 
-    def start_from(self, path: Path) -> None:
-        """Begin with the weights of a trained model instead of fresh ones; layers that it lacks stay fresh.
+    def start_from(self, path: Path) -> list[str]:
+        """Begin with the weights of a trained model instead of fresh ones.
+
+        Layers that it lacks, and those that read another encoder, stay fresh.
+
+        Returns:
+            The names of the weights that stay fresh.
 
         Raises:
             ConfigError: no model there, or one that has what this one has not.
         """
         weights, _ = checkpoint.read(path)
-        for model in (self.model, self._average.module):
-            checkpoint.load_weights(model, weights, path, grow=True)
+        checkpoint.load_what_fits(self.model, weights, path)
+        return checkpoint.load_what_fits(self._average.module, weights, path)
 
     def resume(self, folder: Path) -> None:
         """Go on where the run in a folder stopped.
