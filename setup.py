@@ -17,14 +17,14 @@ TEST = [  # and ./demo, whose worlds the examples use
     *CORPUS,
     *RAY,
     *DISTRIBUTED,
-    'diffusers>=0.41',
+    'diffusers>=0.37',
     'hypothesis>=6.100',
     'kornia>=0.8',
     'matplotlib>=3.8',
     'pytest>=8.1',
-    'pytest-timeout>=2.3',
+    'pytest-timeout>=2.3.1',
     'pytest-xdist>=3.5',
-    'setuptools>=77',
+    'setuptools>=77.0.1',
 ]
 DOCS = ['mkdocs-material>=9.7', 'mkdocstrings-python>=2.0']
 DEV = [*TEST, *DOCS, 'basedpyright>=1.30', 'mypy>=1.11', 'ruff>=0.6']  # basedpyright is pyright with its own node.js
@@ -61,8 +61,8 @@ setup(
         'open_clip_torch>=2.29',
         'beartype>=0.19',
         'sentencepiece>=0.2',
-        'protobuf',  # transformers 5 reads T5's spiece.model with it
-        'safetensors>=0.4',
+        'protobuf>=4.21',  # transformers 5 reads T5's spiece.model with it
+        'safetensors>=0.4.3',
         'tqdm>=4.66',
         'numpy>=1.26',
         'typing_extensions>=4.10',

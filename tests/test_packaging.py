@@ -189,6 +189,11 @@ def test_ci_runs_on_every_python_version_that_is_promised(metadata):
         promised = re.findall(r'Python :: (3\.\d+)', '\n'.join(metadata[package].get_all('Classifier')))
         assert versions == promised
     assert any(step.get('run') == 'bash .ci/run' for step in workflow['jobs']['suite']['steps'])
+    for job, python, runs in (('oldest', versions[0], 'bash scripts/oldest'), ('newest', versions[-1], '-m pytest')):
+        steps = workflow['jobs'][job]['steps']
+        assert [step['with']['python-version'] for step in steps if 'with' in step] == [python]
+        assert any(runs in step.get('run', '') for step in steps)
+        assert not any('constraints.txt' in step.get('run', '').partition('#')[0] for step in steps)
 
 
 def copied_scripts(folder: Path) -> Path:
@@ -210,6 +215,19 @@ def test_a_machine_without_python_is_told_what_to_do(tmp_path, name):
     assert run.returncode == 1
     assert 'No Python 3.10 to 3.13 with venv was found' in run.stderr
     assert 'Installing' not in run.stdout
+
+
+def test_the_oldest_versions_are_tested_on_the_oldest_python_only(tmp_path):
+    run = run_script(copied_scripts(tmp_path) / 'oldest', PYTHON='false')
+    assert run.returncode == 1
+    assert "on Python 3.10, but 'false' is not one with venv: PYTHON=/path/to/python3.10" in run.stderr
+
+
+def test_every_requirement_states_its_floor(metadata):
+    lines = metadata[LIBRARY].get_all('Requires-Dist')
+    needed = [one for one in map(Requirement, lines) if one.marker is None or one.marker.evaluate({'extra': 'test'})]
+    floors = {one.name: [clause.version for clause in one.specifier if clause.operator == '>='] for one in needed}
+    assert [name for name, floor in floors.items() if len(floor) != 1] == []
 
 
 def test_the_help_of_the_demos_names_each_of_them_and_needs_no_environment(tmp_path):
