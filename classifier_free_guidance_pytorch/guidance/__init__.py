@@ -29,6 +29,7 @@ from classifier_free_guidance_pytorch.guidance._nag import NAG, nag
 from classifier_free_guidance_pytorch.guidance._perp_neg import PerpNeg, perp_neg
 from classifier_free_guidance_pytorch.guidance._raag import MAMBOG, RAAG, mambo_g, raag
 from classifier_free_guidance_pytorch.guidance._rescale import Renorm, Rescale, renorm, renorm_to_cond, rescale, rescale_to_cond
+from classifier_free_guidance_pytorch.guidance._search import search
 from classifier_free_guidance_pytorch.guidance._smc import SMCCFG, smc_cfg
 from classifier_free_guidance_pytorch.guidance._tcfg import TCFG, tcfg
 from classifier_free_guidance_pytorch.guidance._weak import Weak, weak
@@ -61,6 +62,6 @@ __all__ = [
     'adg', 'apg', 'beta', 'cfg', 'cfg_plus_plus', 'cfg_zero_star', 'chain', 'clamp_linear', 'compose', 'constant', 'convert',
     'convert_scale', 'cosine', 'diffusers_guider', 'discrete', 'energy_guided', 'exponential', 'fdg', 'from_config',
     'from_x0', 'higs', 'interval', 'linear', 'logits', 'mahiro', 'mambo_g', 'nag', 'perp_neg', 'piecewise', 'power_cosine',
-    'preset', 'raag', 'renorm', 'renorm_to_cond', 'rescale', 'rescale_to_cond', 'smc_cfg', 'tcfg', 'to_config', 'to_x0',
+    'preset', 'raag', 'renorm', 'renorm_to_cond', 'rescale', 'rescale_to_cond', 'search', 'smc_cfg', 'tcfg', 'to_config', 'to_x0',
     'weak',
 ]  # fmt: skip
