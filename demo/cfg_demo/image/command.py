@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from cfg_demo.folders import needs, unused, use_threads, writable
 
 if TYPE_CHECKING:
-    from cfg_demo.image.drawing import Drawing
+    from cfg_demo.image.drawing import Drawing, Request
 
 PROMPT = 'a green triangle left of a red circle'
 EPILOG = """\
@@ -45,14 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, default=Path('runs/image'), help='folder for the picture (default: %(default)s)')
 
 
-def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
-    """How to guide and sample: what every command that draws has in common."""
+def add_drawing_arguments(
+    parser: argparse.ArgumentParser, scales: Sequence[float] = (0.0, 1.0, 2.0, 4.0, 7.0), steps: int = 25
+) -> None:
+    """How to guide and sample, with these defaults: what every command that draws has in common."""
+    shown = ' '.join(f'{scale:g}' for scale in scales)
     parser.add_argument(
-        '--scales', type=float, nargs='+', default=(0.0, 1.0, 2.0, 4.0, 7.0), metavar='S',
-        help='guidance scales, one column each; 1 is off (default: 0 1 2 4 7)',
+        '--scales', type=float, nargs='+', default=tuple(scales), metavar='S',
+        help=f'guidance scales, one column each; 1 is off (default: {shown})',
     )  # fmt: skip
     parser.add_argument('--guidance', choices=RULES, default='cfg', help='guidance rule (default: %(default)s)')
-    parser.add_argument('--steps', type=int, default=25, metavar='N', help='sampling steps (default: %(default)s)')
+    parser.add_argument('--steps', type=int, default=steps, metavar='N', help='sampling steps (default: %(default)s)')
     parser.add_argument('--sampler', choices=('euler', 'ddim', 'ddpm', 'dpm++'), help='(default: the first that fits the model)')
     parser.add_argument('--seed', type=int, default=0, help='of the first row; the others count on (default: %(default)s)')
     parser.add_argument('--seeds', type=int, default=4, metavar='N', help='rows (default: %(default)s)')
@@ -63,18 +66,10 @@ def run(arguments: argparse.Namespace) -> None:
     needs('matplotlib', 'the picture is drawn')
     needs('diffusers', 'images are sampled')
     from cfg_demo.image.checkpoint import load_model
-    from cfg_demo.image.drawing import Request, draw, load_shipped
+    from cfg_demo.image.drawing import draw, load_shipped
     from cfg_demo.image.grid import save_grid
 
-    request = Request(
-        arguments.prompt,
-        negative=arguments.negative,
-        scales=tuple(arguments.scales),
-        rule=arguments.guidance,
-        seeds=tuple(range(arguments.seed, arguments.seed + arguments.seeds)),
-        steps=arguments.steps,
-        sampler=arguments.sampler,
-    )
+    request = asked_for(arguments, arguments.prompt, arguments.negative)
     folder = writable(arguments.out)
     use_threads(arguments.threads)
     warn_of_other_worlds(arguments)
@@ -83,6 +78,21 @@ def run(arguments: argparse.Namespace) -> None:
     picture = unused(folder / 'image.png')
     save_grid(picture, drawing)
     print(f'\n{as_table(drawing)}\n\nPicture: {picture}')
+
+
+def asked_for(arguments: argparse.Namespace, prompt: str, negative: str | None = None) -> Request:
+    """What the options of `add_drawing_arguments` ask for."""
+    from cfg_demo.image.drawing import Request
+
+    return Request(
+        prompt,
+        negative=negative,
+        scales=tuple(arguments.scales),
+        rule=arguments.guidance,
+        seeds=tuple(range(arguments.seed, arguments.seed + arguments.seeds)),
+        steps=arguments.steps,
+        sampler=arguments.sampler,
+    )
 
 
 def warn_of_other_worlds(arguments: argparse.Namespace) -> None:

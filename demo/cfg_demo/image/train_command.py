@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cfg_demo.folders import needs, use_threads, writable
-from cfg_demo.image.command import add_drawing_arguments, as_table
+from cfg_demo.image.command import add_drawing_arguments, as_table, asked_for
 from cfg_demo.image.settings import CONDITIONS, MODEL_FILE, TRAINING_FILE
 from classifier_free_guidance_pytorch.errors import ConfigError
 
@@ -56,21 +56,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Run the command; all that can be refused is refused before the training starts."""
     needs('matplotlib', 'the pictures are drawn')
     needs('diffusers', 'images are sampled')
-    from cfg_demo.image.drawing import Request, draw
+    from cfg_demo.image.drawing import draw
     from cfg_demo.image.grid import save_curve, save_grid
     from cfg_demo.image.scores import as_table as scores_table
     from cfg_demo.image.scores import held_out_prompts, measure
     from cfg_demo.image.settings import ModelSettings, TrainSettings
     from cfg_demo.image.training import Trainer
 
-    request = Request(
-        arguments.prompt,
-        scales=tuple(arguments.scales),
-        rule=arguments.guidance,
-        seeds=tuple(range(arguments.seed, arguments.seed + arguments.seeds)),
-        steps=arguments.steps,
-        sampler=arguments.sampler,
-    )
+    request = asked_for(arguments, arguments.prompt)
     settings = TrainSettings(
         steps=arguments.train_steps,
         batch_size=arguments.batch_size,
