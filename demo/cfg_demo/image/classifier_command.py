@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from cfg_demo.folders import needs, use_threads, writable
+from cfg_demo.folders import needs, unused, use_threads, writable
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--steps', type=int, default=25, metavar='N', help='sampling steps (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='of the classifier and of the first picture (default: %(default)s)')
     parser.add_argument('--threads', type=int, metavar='N', help="CPU threads (default: torch's own choice)")
-    parser.add_argument('--out', type=Path, default=runs / 'picture.png', help='the picture (default: %(default)s)')
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=runs / 'picture.png',
+        help='the picture (default: %(default)s; a second run writes picture-2.png)',
+    )
 
 
 def run(arguments: argparse.Namespace) -> dict[str, float]:
@@ -75,7 +80,9 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     drawn = {way: sample(predict, noise, arguments.steps, way) for way, predict in ways(denoiser, judge, texts, labels).items()}
     verdicts = {way: check_all(images, texts) for way, images in drawn.items()}
     print('\n' + as_table(judge, drawn, verdicts, labels))
-    save_picture(arguments.out, drawn, verdicts, texts[:6])
+    picture = unused(arguments.out)
+    save_picture(picture, drawn, verdicts, texts[:6])
+    print(f'\nPicture: {picture}')
     return {way: share(found, 'holds') for way, found in verdicts.items()}
 
 

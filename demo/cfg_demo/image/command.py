@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     request = asked_for(arguments, arguments.prompt, arguments.negative)
     folder = writable(arguments.out)
     use_threads(arguments.threads)
-    warn_of_other_worlds(arguments)
+    warn_of_other_worlds((arguments.prompt, arguments.negative), arguments.model)
     model, settings = load_model(arguments.model, arguments.device) if arguments.model else load_shipped(arguments.device)
     drawing = draw(model, settings, request)
     picture = unused(folder / 'image.png')
@@ -95,14 +95,19 @@ def asked_for(arguments: argparse.Namespace, prompt: str, negative: str | None =
     )
 
 
-def warn_of_other_worlds(arguments: argparse.Namespace) -> None:
-    """Say, before anything is drawn, which texts the model that ships cannot know; a model of the user's own may know them."""
+def warn_of_other_worlds(texts: Iterable[str | None], own_model: Path | None = None) -> None:
+    """Say, before anything is drawn, which words a model of the drawn world cannot know.
+
+    Args:
+        texts: Prompts and negatives; a text that comes again is named once.
+        own_model: A model of the user's own, which may know other words: nothing is said then.
+    """
     from cfg_demo.shapes import vocabulary
 
-    if arguments.model:
+    if own_model:
         return
     known = set(vocabulary())
-    for text in filter(None, (arguments.prompt, arguments.negative)):
+    for text in dict.fromkeys(filter(None, texts)):
         unknown = [word for word in re.findall(r"[\w'-]+", text.lower()) if word not in known]
         if unknown:
             words = ', '.join(map(repr, unknown))

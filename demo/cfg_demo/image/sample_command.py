@@ -14,15 +14,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cfg_demo.folders import needs, use_threads, writable
-from cfg_demo.image.command import RULES
+from cfg_demo.folders import needs, unused, use_threads, writable
+from cfg_demo.image.command import RULES, warn_of_other_worlds
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 EPILOG = """\
-Writes to --out: grid.png, and every picture in its own size as 0000.png, 0001.png, ...
+Writes to --out: grid.png, and every picture in its own size as 0000.png, 0001.png, ...; a second run writes grid-2.png and
+0000-2.png, 0001-2.png, ...
 
 examples:
   cfg-demo sample "a red circle above a blue square" --cond-scale 4
@@ -50,12 +51,14 @@ def run(arguments: argparse.Namespace) -> Tensor:
     )
     folder = writable(arguments.out)
     use_threads(arguments.threads)
+    warn_of_other_worlds((*texts, arguments.negative), arguments.model)
     model, settings = load_model(arguments.model or SHIPPED, arguments.device)
     images = sample_guided(model, settings, texts, request, arguments.cond_scale).cpu()
     title = f'{arguments.guidance}, scale {arguments.cond_scale:g}, seeds from {arguments.seed}'
-    save_samples(folder / 'grid.png', images, texts, title)
-    save_each(folder, images)
-    print(f'Grid: {folder / "grid.png"}')
+    grid = unused(folder / 'grid.png')
+    save_samples(grid, images, texts, title)
+    save_each(folder, images, ending=grid.stem.removeprefix('grid'))
+    print(f'Grid: {grid}')
     return images
 
 
@@ -73,12 +76,12 @@ def read_prompts(arguments: argparse.Namespace) -> list[str]:
     return texts
 
 
-def save_each(folder: Path, images: Tensor) -> None:
-    """Every image as a PNG of its own size: `0000.png`, `0001.png`, ..."""
+def save_each(folder: Path, images: Tensor, ending: str = '') -> None:
+    """Every image as a PNG of its own size: `0000.png`, `0001.png`, ..., the ending behind the number."""
     from PIL import Image
 
     for number, image in enumerate((images * 255).round().byte()):
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f'{number:04d}.png')
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f'{number:04d}{ending}.png')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

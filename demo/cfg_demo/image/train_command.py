@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cfg_demo.folders import needs, use_threads, writable
-from cfg_demo.image.command import add_drawing_arguments, as_table, asked_for
+from cfg_demo.image.command import add_drawing_arguments, as_table, asked_for, warn_of_other_worlds
 from cfg_demo.image.settings import CONDITIONS, MODEL_FILE, TRAINING_FILE
 from classifier_free_guidance_pytorch.errors import ConfigError
 
@@ -76,6 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     folder = writable(arguments.out)
     use_threads(arguments.threads)
+    warn_of_other_worlds([arguments.prompt])
     trainer = Trainer(
         ModelSettings(network_size='mini', image_size=IMAGE_SIZE, condition=arguments.condition, zoom=ZOOM), settings
     )

@@ -154,6 +154,10 @@ def test_it_runs_and_prints_and_draws_and_keeps_its_classifier(run, tmp_path, ca
     assert [line[:24].rstrip() for line in table if '%' in line] == list(shares)
     assert (tmp_path / 'pictures' / 'picture.png').read_bytes().startswith(b'\x89PNG')
     monkeypatch.setattr(classifier, 'train', None)  # the second time it is read
+    first = (tmp_path / 'pictures' / 'picture.png').read_bytes()
+    run('--train-steps', 2)
+    assert (tmp_path / 'pictures' / 'picture.png').read_bytes() == first
+    assert f'Picture: {tmp_path / "pictures" / "picture-2.png"}' in capsys.readouterr().out
     kept = classifier.load_or_train(tmp_path / 'new' / 'classifier.safetensors', steps=2, seed=0, size=16)
     assert not kept.training
     assert kept.evidence.weight.abs().sum() > 0

@@ -77,6 +77,37 @@ def test_image_refuses_in_one_sentence(options, sentence, model_file, tmp_path, 
     assert not (tmp_path / 'out' / 'image.png').exists()
 
 
+class DrawnError(Exception):
+    """Drawing has begun."""
+
+
+@pytest.mark.parametrize(
+    ('command', 'drawing'),
+    [
+        (['image', 'a red dog', '--negative', 'a cat'], 'cfg_demo.image.drawing.load_shipped'),
+        (['sample', 'a red dog', 'a blue star', '--negative', 'a cat'], 'cfg_demo.image.checkpoint.load_model'),
+        (['train', '--prompt', 'a red dog and a cat'], 'cfg_demo.image.drawing.draw'),
+    ],
+)
+def test_words_that_the_model_cannot_know_are_named_before_anything_is_drawn(command, drawing, tmp_path, monkeypatch, capsys):
+    def drawn(*_, **__):
+        raise DrawnError
+
+    monkeypatch.setattr(drawing, drawn)
+    with pytest.raises(DrawnError):
+        cli.main([*command, '--out', str(tmp_path)])
+    told = capsys.readouterr().err
+    assert "warning: the model does not know 'dog'" in told
+    assert "'cat'" in told
+    assert 'star' not in told
+    assert 'cfg-demo image --help lists the words' in told
+
+
+def test_a_model_of_the_users_own_may_know_any_word(model_file, tmp_path, capsys):
+    assert image(model_file, tmp_path, 'a red dog', '--scales', '1', '--seeds', '1') == 0
+    assert 'does not know' not in capsys.readouterr().err
+
+
 def test_image_refuses_a_file_that_is_no_model(tmp_path, capsys):
     assert image(tmp_path / 'none.safetensors', tmp_path, 'a star') == 2
     assert 'there is no checkpoint ' in capsys.readouterr().err

@@ -87,12 +87,17 @@ def test_other_models(options, tmp_path):
 def test_sampling(trained, tmp_path):
     file = tmp_path / 'prompts.txt'
     file.write_text('a blue star\n\n')
-    images = run_command(
+    arguments = (
         'sample', 'a red circle', '--prompts', file, '--count', 2, '--steps', 2, '--guidance', 'apg', '--negative', 'a ring',
         '--model', trained / 'model.safetensors', '--out', tmp_path,
     )  # fmt: skip
+    images = run_command(*arguments)
     assert images.shape == (4, 3, 16, 16)
-    assert {'grid.png', '0000.png', '0003.png'} <= {path.name for path in tmp_path.iterdir()}
+    first = {path: path.read_bytes() for path in tmp_path.glob('*.png')}
+    assert {'grid.png', '0000.png', '0003.png'} <= {path.name for path in first}
+    run_command(*arguments, '--seed', 9)  # writes beside the first
+    assert {path: path.read_bytes() for path in first} == first
+    assert {'grid-2.png', '0000-2.png', '0003-2.png'} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_nothing_to_draw(trained, tmp_path):
