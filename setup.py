@@ -21,7 +21,7 @@ TEST = [  # and ./demo, whose worlds the examples use
     'hypothesis>=6.100',
     'kornia>=0.8',
     'matplotlib>=3.8',
-    'pytest>=8.1',
+    'pytest>=8.1.1',
     'pytest-timeout>=2.3.1',
     'pytest-xdist>=3.5',
     'setuptools>=77.0.1',
@@ -61,7 +61,7 @@ setup(
         'open_clip_torch>=2.29',
         'beartype>=0.19',
         'sentencepiece>=0.2',
-        'protobuf>=4.21',  # transformers 5 reads T5's spiece.model with it
+        'protobuf>=4.21.1',  # transformers 5 reads T5's spiece.model with it
         'safetensors>=0.4.3',
         'tqdm>=4.66',
         'numpy>=1.26',
