@@ -56,7 +56,8 @@ DEMO_LADDER = {
     'image': {'folders', 'progress', 'muon', 'shapes', 'mini'},
     'english': {'folders', 'progress', 'muon', 'shapes'},
     'emoji': {'folders', 'progress', 'muon', 'mini', 'image'},
-    'cli': {'progress', 'points', 'image', 'mini', 'english', 'emoji'},
+    'front': {'folders', 'progress', 'shapes', 'points', 'image'},
+    'cli': {'progress', 'points', 'image', 'mini', 'english', 'emoji', 'front'},
     '': set(),  # __init__.py
 }
 
