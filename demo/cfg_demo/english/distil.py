@@ -25,7 +25,7 @@ def distil(arguments: argparse.Namespace, out: Path) -> dict[str, float]:
     """Run `cfg-demo train-english`."""
     steps, batch_size, seed = arguments.train_steps, arguments.batch_size, arguments.seed
     captions, wordnet = read_captions(arguments.captions), arguments.wordnet
-    texts = gather(read_senses(wordnet), counted_words(wordnet), first_senses(wordnet), captions, seed)
+    texts = gather(read_senses(wordnet), counted_words(wordnet), first_senses(wordnet), captions, arguments.split_seed)
     teacher = HFTextAdapter(arguments.teacher)
     sets = {'words': texts.words, 'held_out': texts.held_out, 'train': texts.train}
     vectors = {name: taught(each, teacher, out / 'teacher' / name, arguments.device) for name, each in sets.items()}
@@ -53,12 +53,12 @@ def distil(arguments: argparse.Namespace, out: Path) -> dict[str, float]:
             bar.set_postfix(loss=f'{losses[-1]:.3f}', refresh=False)
             bar.update()
             if run.step % arguments.save_every == 0 or run.step == steps:
-                scores = measure(student, tokenizer, texts, vectors, teacher=None, seed=seed)
+                scores = measure(student, tokenizer, texts, vectors, teacher=None, seed=arguments.split_seed)
                 curve.append({'step': run.step, 'loss': sum(losses) / len(losses)} | scores)
                 losses.clear()
                 (out / CURVE).write_text(json.dumps(curve, indent=1) + '\n')
                 training.save(run, out / CHECKPOINT, settings)
-    scores = measure(student.to('cpu'), tokenizer, texts, vectors, teacher, seed)
+    scores = measure(student.to('cpu'), tokenizer, texts, vectors, teacher, arguments.split_seed)
     for name, score in scores.items():
         print(f'{name:40s} {score:10,.3f}')
     names = ' '.join(str(path) for path in arguments.captions)
