@@ -52,7 +52,7 @@ setup(
     license_expression='MIT',
     license_files=['LICENSE'],
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={PACKAGE: ['py.typed', 'text/mini_weights/*']},
+    package_data={PACKAGE: ['py.typed', 'text/mini_weights/*', 'text/english_weights/*']},
     include_package_data=False,
     python_requires='>=3.10',
     install_requires=[

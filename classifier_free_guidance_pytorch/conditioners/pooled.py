@@ -140,7 +140,7 @@ class TextConditioner(PooledConditioner):
 
     Args:
         hidden_dims: Width of each of the hiddens to condition; a call returns one callable for each.
-        model_types: Text encoder(s): 't5', 'clip', 'bge', 'hf', 'mini', or an object with the encoder interface.
+        model_types: Text encoder(s): 't5', 'clip', 'bge', 'hf', 'english', 'mini', or an object with the encoder interface.
         model_names: A name or local path per encoder, instead of its default model.
         cond_drop_prob: Probability in training that a sample loses its text; a tuple drops each encoder independently.
         hiddens_channel_first: `(b, d, ...)` (True) or `(b, ..., d)`; one for all hiddens, or one for each.

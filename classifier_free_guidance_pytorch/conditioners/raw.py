@@ -34,7 +34,7 @@ class TextEmbeddingReturner(TokenConditioner):
     Args:
         dim_latent: Width that the tokens of all encoders are projected to; the widest encoder's by default.
         hidden_dims: Widths for which identity callables are returned, none by default.
-        model_types: Text encoder(s): 't5', 'clip', 'bge', 'hf', 'mini', or an object with the encoder interface.
+        model_types: Text encoder(s): 't5', 'clip', 'bge', 'hf', 'english', 'mini', or an object with the encoder interface.
         model_names: A name or local path per encoder, instead of its default model.
         model_kwargs: One dict of encoder options for each encoder.
         cond_drop_prob: Probability in training that a sample loses its text; a tuple drops each encoder independently.

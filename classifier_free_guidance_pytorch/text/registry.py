@@ -18,6 +18,7 @@ _ADAPTERS = {
     'bge': ('hugging_face', 'BGEAdapter'),
     'hf': ('hugging_face', 'HFTextAdapter'),
     'mini': ('mini', 'MiniAdapter'),
+    'english': ('english', 'EnglishAdapter'),
 }
 DEFAULT_TYPE = 't5'
 _INTERFACE = ('encode', 'dim_latent', 'dim_pooled', 'max_text_len')
@@ -32,7 +33,7 @@ def build_encoders(
     """Return the encoders of a conditioner.
 
     Args:
-        model_types: A type (`'t5'`, `'clip'`, `'bge'`, `'hf'`, `'mini'`), an encoder object, or a sequence of these.
+        model_types: A type (`'t5'`, `'clip'`, `'bge'`, `'hf'`, `'english'`, `'mini'`), an encoder object, or a sequence of these.
         model_names: A name or a local path per type; None, or a None among them, for the type's default.
         model_kwargs: A dict of adapter arguments per type; likewise.
 

@@ -64,7 +64,7 @@ class TextEmbedder:
     `map_batches` of Ray Data, as an object or as the class.
 
     Args:
-        model_types: `'t5'`, `'clip'`, `'bge'`, `'hf'`, `'mini'`, an encoder object, or a sequence of these.
+        model_types: `'t5'`, `'clip'`, `'bge'`, `'hf'`, `'english'`, `'mini'`, an encoder object, or a sequence of these.
         model_names: A name or a local path per type; None for the type's default.
         model_kwargs: A dict of adapter arguments per type.
         dtype: The dtype of the encodings, `'bf16'`, `'fp16'` or `'fp32'`.

@@ -20,7 +20,7 @@ Writes to --out:
   manifest.json         packages, versions, hashes, licences and settings
 
 examples:
-  cfg-demo emoji-data --out emoji
+  cfg-demo emoji-data --out emoji --sheet emoji.png
   cfg-demo emoji-data --out emoji --from archives           of npm pack, fetched elsewhere
   cfg-embed emoji/train/metadata.jsonl --column caption --out encodings --model-types english
   cfg-demo train-on emoji --encodings encodings --model-types english --out runs/emoji
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--held-out-concepts', type=float, default=0.05, metavar='P', help='share of concepts never shown (default: 0.05)'
     )
     parser.add_argument('--seed', type=int, default=0, help='of what is held out, and of captions (default: %(default)s)')
+    parser.add_argument('--sheet', type=Path, metavar='PNG', help='also draw some of the pictures, to look at')
     parser.add_argument('--from', type=Path, dest='given', metavar='DIR', help='archives that were fetched elsewhere')
     parser.add_argument('--registry', metavar='URL', help="of npm packages (default: npm's own)")
 
@@ -46,14 +47,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Fetch, draw and write."""
     needs('PIL', 'pictures are drawn')
+    if arguments.sheet is not None:
+        needs('matplotlib', 'a sheet of them is drawn')
+        writable(arguments.sheet.parent)
     for name in ('held_out_styles', 'held_out_concepts'):
         if not 0.0 <= getattr(arguments, name) < 1.0:
             raise ConfigError(f'--{name.replace("_", "-")} is a share from 0 to below 1, but got {getattr(arguments, name)}')
     from cfg_demo.emoji.data import Split, write
+    from cfg_demo.emoji.reading import read_pictures_of
+    from cfg_demo.emoji.sheets import save_pictures
 
     folder = writable(arguments.out)
     split = Split(arguments.held_out_styles, arguments.held_out_concepts, arguments.seed)
     counts = write(folder, arguments.size, tuple(arguments.styles), split, arguments.given, arguments.registry)
+    if arguments.sheet is not None:
+        save_pictures(arguments.sheet, read_pictures_of(folder), arguments.seed)
     for name, count in counts.items():
         print(f'{name:20s} {count:6,}')
     print(f'Pictures: {folder}  Sources and licences: {folder / "manifest.json"}')

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cfg_demo.emoji.judge import Judge
 from cfg_demo.emoji.prompts import GROUPS, Prompts
+from cfg_demo.emoji.reading import Pictures
 from cfg_demo.image.grid import FAINT, INK, MARKERS, TILE, new_figure, show
 
 COLUMNS = 10
@@ -43,6 +44,27 @@ def save_rows(path: Path, images: Tensor, prompts: Prompts, judge: Judge, title:
         for cell in line[len(places) :]:
             cell.set(xticks=[], yticks=[], frame_on=False)
     figure.suptitle(title, color=INK, fontsize=11)
+    figure.savefig(path)
+
+
+def save_pictures(path: Path, pictures: Pictures, seed: int = 0) -> None:
+    """Write a PNG of some concepts, a column each, in every style that there is of them."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(pictures.concepts), generator=generator)[:COLUMNS].tolist()
+    figure = new_figure(COLUMNS * TILE + 0.8, len(pictures.styles) * TILE + 0.9)
+    cells = figure.subplots(len(pictures.styles), COLUMNS, squeeze=False)
+    for cell in cells.flat:
+        cell.set(xticks=[], yticks=[], frame_on=False)
+    for row, style in enumerate(pictures.styles):
+        cells[row][0].set_ylabel(style, color=INK, fontsize=9)
+        for column, concept in enumerate(chosen):
+            of_both = ((pictures.concept == concept) & (pictures.style == row)).nonzero().flatten()
+            if len(of_both):
+                cells[row][column].set_frame_on(True)
+                show(cells[row][column], pictures.floats(of_both)[0], FAINT)
+    for column, concept in enumerate(chosen):
+        name = textwrap.fill(pictures.concepts[concept].name, 22)
+        cells[-1][column].set_xlabel(name, color=INK, fontsize=6, parse_math=False)
     figure.savefig(path)
 
 

@@ -50,7 +50,9 @@ def describe(student: Any, tokenizer: Any, scores: dict[str, float], command: st
     import transformers
 
     count = sum(parameter.numel() for parameter in student.parameters())
-    table = '\n'.join(f'| {name} | {score:,.3g} |' for name, score in scores.items())
+    table = '\n'.join(
+        f'| {name} | {score:,.0f} |' if score >= 100 else f'| {name} | {score:.3g} |' for name, score in scores.items()
+    )
     versions = f'Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}'
     return f"""# english
 

@@ -59,6 +59,12 @@ def test_a_style_that_does_not_exist(shipped, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_without_a_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(drawing, 'SHIPPED', tmp_path / 'none.safetensors')
+    assert emoji(tmp_path, 'a cat') == 2
+    assert 'no model of emoji ships with this version: train one (cfg-demo train-on' in capsys.readouterr().err
+
+
 def test_an_empty_prompt(shipped, tmp_path, capsys):
     assert emoji(tmp_path, '  ') == 2
     assert 'prompt is empty' in capsys.readouterr().err

@@ -62,13 +62,17 @@ def test_captions_differ_and_mostly_say_the_style():
 
 def test_the_folder_is_what_training_reads(archives, tmp_path, capsys):
     out = tmp_path / 'emoji'
-    assert emoji_data(out, archives, '--held-out-styles', '0', '--held-out-concepts', '0') == 0
+    assert (
+        emoji_data(out, archives, '--held-out-styles', '0', '--held-out-concepts', '0', '--sheet', str(tmp_path / 'sheet.png'))
+        == 0
+    )
     assert 'seen' in capsys.readouterr().out
     data = open_data(str(out), size=32)
     assert data.captions.count('an owl in noto style') == 1
     image = data[data.captions.index('an owl in noto style')].image
     assert image[:, 0, 0].tolist() == [1.0, 1.0, 1.0]  # white, where it is transparent
     assert image[0, 16, 16] > image[2, 16, 16]  # brown
+    assert (tmp_path / 'sheet.png').stat().st_size > 1000
     manifest = json.loads((out / 'manifest.json').read_text())
     assert manifest['pictures'] == {SEEN: 12}
     assert manifest['packages']['emoji-datasource-twitter']['licence'] == 'CC-BY-4.0'
