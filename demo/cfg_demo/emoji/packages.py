@@ -147,12 +147,12 @@ def _download(package: Package, archive: Path, registry: str | None) -> None:
     npm = shutil.which('npm')
     if npm is not None:
         chosen = [] if registry is None else ['--registry', registry]
-        command = [npm, 'pack', wanted, '--silent', '--pack-destination', str(archive.parent), *chosen]
+        command = [npm, 'pack', wanted, '--loglevel=error', '--pack-destination', str(archive.parent), *chosen]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0 and archive.is_file():
             return
-        told = (done.stderr.strip() or done.stdout.strip()).splitlines()[:1]
-        raise MissingDependencyError(f'npm could not fetch {wanted} ({"".join(told)}): {_ELSE}')
+        told = (done.stderr.strip() or done.stdout.strip()).splitlines()[:2]
+        raise MissingDependencyError(f'npm could not fetch {wanted} ({"; ".join(told)}): {_ELSE}')
     address = registry or os.environ.get('npm_config_registry')  # noqa: SIM112  (npm's own spelling)
     if not address:
         raise MissingDependencyError(
