@@ -68,6 +68,7 @@ class TextEncoder:
     """
 
     default_name: ClassVar[str]
+    _how_to_read_more: str = 'raise max_length where the model allows it'
 
     dim_latent: int
     dim_pooled: int
@@ -107,13 +108,18 @@ class TextEncoder:
         """Read the weights, on the CPU."""
         raise NotImplementedError
 
-    def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-        """Return token ids and mask, both `(b, n)` and on the CPU."""
+    def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, ...]:
+        """Return token ids, mask and, if there are any, weights of tokens, all `(b, n)` and on the CPU."""
         raise NotImplementedError
 
     def _forward(self, network: Any, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Encode token ids `(b, n)` on their device; tokens at padding may hold anything."""
         raise NotImplementedError
+
+    def _features(self, network: Any, ids: Tensor, mask: Tensor, weights: Tensor | None = None) -> TextEncoding:
+        """Encode all that `_tokenize` returns; only some adapters have weights of tokens."""
+        assert weights is None, f'{type(self).__name__} has no weights of tokens'
+        return self._forward(network, ids, mask)
 
     def _weights_key(self) -> Hashable:
         """Return what decides which weights `_load` reads."""
@@ -161,8 +167,10 @@ class TextEncoder:
         """Encode outside any compiled graph."""
         return self.encode_ids(*self.tokenize(texts), device=device, dtype=dtype)
 
-    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, ...]:
         """Return token ids and mask, both `(b, n)`, on the CPU; True where a token is real. The first half of `encode`.
+
+        An encoder that was told to read weights in texts returns them as well, `(b, n)`.
 
         Raises:
             ConfigError: `texts` is not a batch of strings.
@@ -172,13 +180,20 @@ class TextEncoder:
             return self._tokenize(texts)
 
     def encode_ids(
-        self, ids: Tensor, mask: Tensor, *, device: Device | None = None, dtype: torch.dtype | None = None
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        weights: Tensor | None = None,
+        *,
+        device: Device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> TextEncoding:
         """Return the features of token ids. The second half of `encode`.
 
         Args:
             ids: Token ids `(b, n)` as `tokenize` makes them, of all or some of its texts.
             mask: Their mask `(b, n)`.
+            weights: Their weights `(b, n)`, if `tokenize` returned some.
             device: The caller's device; see `encode`.
             dtype: The caller's precision; see `encode`.
         """
@@ -186,7 +201,8 @@ class TextEncoder:
         with torch.inference_mode(False), torch.no_grad(), self._lock:
             network = self._place(device, dtype)
             with _without_autocast(network.device):
-                encoding = self._forward(network.module, ids.to(network.device), mask.to(network.device))
+                weights = None if weights is None else weights.to(network.device)
+                encoding = self._features(network.module, ids.to(network.device), mask.to(network.device), weights)
             _check(self, len(ids), encoding)
             tokens = encoding.tokens.masked_fill(~encoding.mask[..., None], 0.0)  # (b, n, d)
             encoding = TextEncoding(tokens, encoding.mask, encoding.pooled, self.identity)
@@ -239,7 +255,7 @@ class TextEncoder:
             self._warn_once(
                 'truncated',
                 f'{type(self).__name__} reads at most {self.max_text_len} tokens of a text and cuts the rest off, as of '
-                f'{shorten(truncated)}; shorten the texts, or raise max_length where the model allows it. '
+                f'{shorten(truncated)}; shorten the texts, or {self._how_to_read_more}. '
                 'This warning is given once',
             )
 

@@ -15,6 +15,7 @@ from classifier_free_guidance_pytorch.errors import ConfigError, UsageError, che
 from classifier_free_guidance_pytorch.text.base import TextEncoder
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
 from classifier_free_guidance_pytorch.text.networks import Device, SharedNetwork
+from classifier_free_guidance_pytorch.text.prompts import PromptEncoder
 from classifier_free_guidance_pytorch.text.transformers_files import (
     cached_revision,
     padding_right,
@@ -175,7 +176,7 @@ class TransformersEncoder(TextEncoder):
         network.config.use_cache = False  # a decoder's keys and values are of no use after one pass
         return network
 
-    def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, ...]:
         before, limit, tokenizer = self._before, self._before + self.max_text_len, self.tokenizer
         if self.template is not None:
             texts = tuple(self.template.replace('{}', text) for text in texts)
@@ -248,7 +249,7 @@ def _tower(network: Any) -> Any:
     return network
 
 
-class HFTextAdapter(TransformersEncoder):
+class HFTextAdapter(PromptEncoder, TransformersEncoder):
     """Any text model of transformers: BERT, CLIP, SigLIP, T5, Gemma, Qwen, Llama and so on.
 
     Args:
@@ -269,9 +270,13 @@ class HFTextAdapter(TransformersEncoder):
         layers: Several layers, whose features are joined in one token, instead of `layer`.
         template: What an instructed model reads around a text, with `{}` in its place, as `apply_chat_template` of a tokenizer
             writes it. The features of what comes before the text are dropped.
+        chunks: Of CLIP: cut a long text into at most so many chunks of `max_length` tokens, each with its own start and end. The
+            pooled feature is that of the first chunk.
+        parse_weights: Of CLIP: read `(word:1.3)` in a text as the weight of a word; see `encode` for what a weight does.
 
     Raises:
-        ConfigError: An unknown pooling, a layer that the model does not have, or a limit above the model's.
+        ConfigError: An unknown pooling, a layer that the model does not have, a limit above the model's, or chunks or weights
+            for a model that is no CLIP.
         MissingDependencyError: The configuration or the tokenizer cannot be read.
     """
 
@@ -291,7 +296,10 @@ class HFTextAdapter(TransformersEncoder):
         tokenizer: Any = None,
         layers: Sequence[int] | None = None,
         template: str | None = None,
+        chunks: int = 1,
+        parse_weights: bool = False,
     ) -> None:
+        self._check_prompts(chunks, parse_weights)
         if name is None and model is None:
             raise ConfigError("model_types='hf' has no default model: pass its name or path, model_names='org/model'")
         if layers is not None and (layer != -1 or not layers):
@@ -310,6 +318,26 @@ class HFTextAdapter(TransformersEncoder):
             name, subfolder=subfolder, model=model, tokenizer=tokenizer, device=device, dtype=dtype, max_length=max_length,
             text_embed_pad_value=text_embed_pad_value,
         )  # fmt: skip
+        self._begin_prompts()
+
+    def _is_clip(self) -> bool:
+        return (
+            self._model_type in ('clip', 'clip_text_model') and self.template is None and len(self.tokenizer('').input_ids) == 2
+        )
+
+    def _token_ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)['input_ids']
+        return ids
+
+    def _around(self) -> tuple[int, int, int]:
+        start, end = self.tokenizer('')['input_ids']
+        return start, end, self.tokenizer.pad_token_id
+
+    def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, ...]:
+        return self._tokenize_prompts(texts) if self._reads_prompts else super()._tokenize(texts)
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), **self._settings_of_prompts()}
 
 
 class BGEAdapter(TransformersEncoder):

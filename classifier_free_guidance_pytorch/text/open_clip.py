@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from copy import copy
 from os import PathLike, fspath
 from pathlib import Path
@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError, checked
-from classifier_free_guidance_pytorch.text.base import TextEncoder
 from classifier_free_guidance_pytorch.text.encoding import TextEncoding
 from classifier_free_guidance_pytorch.text.hub import read_model_files
 from classifier_free_guidance_pytorch.text.networks import Device
+from classifier_free_guidance_pytorch.text.prompts import PromptEncoder
 from classifier_free_guidance_pytorch.text.torchvision_repair import repair_torchvision
 from classifier_free_guidance_pytorch.text.transformers_files import read_config
 
@@ -27,7 +27,7 @@ _CHECKPOINT_FILES = ('open_clip_model.safetensors', 'open_clip_pytorch_model.saf
 _OF_THE_TEXT = ('token_embedding.', 'positional_embedding', 'transformer.', 'ln_final.', 'text_projection')  # of a CLIP
 
 
-class OpenClipAdapter(TextEncoder):
+class OpenClipAdapter(PromptEncoder):
     """The text tower of an open_clip model: CLIP, CoCa, SigLIP and others.
 
     Tokens are the last hidden state after the final norm. Pooled is the projected and l2-normalised text embedding, whose
@@ -45,9 +45,13 @@ class OpenClipAdapter(TextEncoder):
         dtype: Run the network in this precision; None follows the caller.
         max_length: Truncate texts at this many tokens, at most the context length.
         text_embed_pad_value: What `embed_text(..., return_text_encodings=True)` writes at padding.
+        chunks: Of CLIP: cut a long text into at most so many chunks of `max_length` tokens, each with its own start and end. The
+            pooled feature is that of the first chunk.
+        parse_weights: Of CLIP: read `(word:1.3)` in a text as the weight of a word; see `encode` for what a weight does.
 
     Raises:
-        ConfigError: An unknown architecture or tag, or a limit above the context length.
+        ConfigError: An unknown architecture or tag, a limit above the context length, or chunks or weights for a model that is no
+            CLIP.
         MissingDependencyError: open_clip is not installed, or a configuration or tokenizer cannot be read.
 
     Papers: https://arxiv.org/abs/2103.00020 (CLIP), https://arxiv.org/abs/2212.07143 (open_clip).
@@ -66,10 +70,14 @@ class OpenClipAdapter(TextEncoder):
         dtype: torch.dtype | None = None,
         max_length: int | None = None,
         text_embed_pad_value: float | int = 0.0,
+        chunks: int = 1,
+        parse_weights: bool = False,
     ) -> None:
+        self._check_prompts(chunks, parse_weights)
         self.pretrained = None if pretrained is None else fspath(pretrained)
         self.quick_gelu = quick_gelu
         super().__init__(name, device=device, dtype=dtype, max_length=max_length, text_embed_pad_value=text_embed_pad_value)
+        self._begin_prompts()
 
     def _read(self, max_length: int | None) -> None:
         open_clip = _import_open_clip()
@@ -92,6 +100,7 @@ class OpenClipAdapter(TextEncoder):
             )
         else:
             self.tokenizer = open_clip.get_tokenizer(self.name)
+        self._reads_like_clip = _is_clip_config(text)
         self._context_length: int = self.tokenizer.context_length
         self.max_text_len = max_length or self._context_length
         if self.max_text_len > self._context_length:
@@ -117,7 +126,7 @@ class OpenClipAdapter(TextEncoder):
         return type(self), self.name, self.pretrained, self.quick_gelu
 
     def _settings(self) -> dict[str, Any]:
-        return {'pretrained': self.pretrained, 'quick_gelu': self.quick_gelu}
+        return {'pretrained': self.pretrained, 'quick_gelu': self.quick_gelu, **self._settings_of_prompts()}
 
     def _load(self, dtype: torch.dtype) -> nn.Module:
         open_clip = _import_open_clip()
@@ -153,7 +162,21 @@ class OpenClipAdapter(TextEncoder):
             return self.pretrained
         return _find_checkpoint(open_clip, open_clip.get_pretrained_cfg(self.name, self.pretrained))
 
-    def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    def _is_clip(self) -> bool:
+        # open_clip's own tokenizer, which does not choose words at random where a text is long (`reduction_mask`)
+        own = getattr(self.tokenizer, 'reduction_fn', self) is None and hasattr(self.tokenizer, 'sot_token_id')
+        return own and self._reads_like_clip
+
+    def _token_ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text)
+        return ids
+
+    def _around(self) -> tuple[int, int, int]:
+        return self.tokenizer.sot_token_id, self.tokenizer.eot_token_id, self._pad_id()
+
+    def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, ...]:
+        if self._reads_prompts:
+            return self._tokenize_prompts(texts)
         limit = self.max_text_len
         ids = self.tokenizer(list(texts), context_length=limit)
         mask = self._mask_of(ids)
@@ -205,6 +228,12 @@ def _is_causal(network: Any) -> bool:
     """Return whether features never depend on what follows a text's end token: the tower is causal, and pools at that token."""
     causal = getattr(network, 'attn_mask', None) is not None and getattr(network, 'cls_emb', None) is None
     return causal and getattr(network, 'pool_type', None) in ('argmax', 'eos')
+
+
+def _is_clip_config(text: Mapping[str, Any]) -> bool:
+    """Return whether a configuration describes a tower of which `_is_causal` holds."""
+    own = not text.get('hf_model_name') and text.get('pool_type', 'argmax') in ('argmax', 'eos')
+    return own and not text.get('no_causal_mask', False) and not text.get('embed_cls', False)
 
 
 def _with_length(network: Any, length: int) -> Any:

@@ -34,12 +34,12 @@ class Tokenized:
     Attributes:
         captions: The captions, in their own order.
         order: Their indices, longest caption first.
-        ids: Token ids and mask, `(n, length)`; None for an encoder without a tokenizer that we know.
+        ids: Token ids, mask and perhaps weights, `(n, length)`; None for an encoder without a tokenizer that we know.
     """
 
     captions: Sequence[str]
     order: Tensor
-    ids: tuple[Tensor, Tensor] | None
+    ids: tuple[Tensor, ...] | None
 
 
 @dataclass(frozen=True)
@@ -174,8 +174,8 @@ class TextEmbedder:
         """Do all work that comes before the network; it can run in a thread beside it."""
         captions = as_texts(list(captions), 'captions')
         if isinstance(encoder, TextEncoder):
-            ids, mask = encoder.tokenize(captions)
-            return Tokenized(captions, mask.sum(dim=1).argsort(descending=True, stable=True), (ids, mask))
+            ids = encoder.tokenize(captions)
+            return Tokenized(captions, ids[1].sum(dim=1).argsort(descending=True, stable=True), ids)
         # an object that does not show its tokens: long captions have many
         return Tokenized(captions, torch.tensor([len(text) for text in captions]).argsort(descending=True, stable=True), None)
 
@@ -215,9 +215,8 @@ class TextEmbedder:
         place: Any = {'device': self.device, 'dtype': DTYPES[self.precision]}
         if tokenized.ids is None:
             return encode_with(encoder, [tokenized.captions[i] for i in batch], **place)
-        ids, mask = tokenized.ids
         assert isinstance(encoder, TextEncoder)
-        return encoder.encode_ids(ids[batch], mask[batch], **place)
+        return encoder.encode_ids(*(one[batch] for one in tokenized.ids), **place)
 
     def _to_stored_dtype(self, features: Tensor) -> Tensor:
         """Return features in the dtype in which they are stored, on the CPU."""
