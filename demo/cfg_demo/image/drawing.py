@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 from cfg_demo.image.checkpoint import load_model
 from cfg_demo.image.diffusion import TIMES, Diffusion
 from cfg_demo.image.rules import RULES, guided
-from cfg_demo.image.sampling import sample
+from cfg_demo.image.sampling import result_of, sample_steps
 from cfg_demo.image.settings import ModelSettings, one_of
 from cfg_demo.shapes import Verdict, check_all, parse
 from classifier_free_guidance_pytorch.errors import ArgumentTypeError, CFGError, ConfigError
@@ -88,19 +88,28 @@ def load_shipped(device: str = 'cpu') -> tuple[Any, ModelSettings]:
     return load_model(SHIPPED, device)
 
 
-@torch.no_grad()
 def draw(model: Any, settings: ModelSettings, request: Request, *, progress: bool = True) -> Drawing:
     """Draw a request.
 
     Raises:
         ConfigError: a sampler that does not fit the model.
     """
+    return result_of(draw_steps(model, settings, request, progress=progress))
+
+
+@torch.no_grad()
+def draw_steps(model: Any, settings: ModelSettings, request: Request, *, progress: bool = True) -> Generator[None, None, Drawing]:
+    """Draw a request, a step of the sampler at a time: whoever closes the generator stops the drawing there.
+
+    Raises:
+        ConfigError: a sampler that does not fit the model.
+    """
     diffusion = Diffusion(settings.prediction)
     diffusion.scheduler(request.sampler)  # refused before any work is done
-    columns = [
-        sample_guided(model, settings, [request.prompt] * len(request.seeds), request, scale, progress=progress)
-        for scale in request.scales
-    ]
+    columns = []
+    for scale in request.scales:
+        texts = [request.prompt] * len(request.seeds)
+        columns.append((yield from sample_guided_steps(model, settings, texts, request, scale, progress=progress)))
     return Drawing(request, torch.stack(columns), _read(request.prompt, columns, settings.zoom))
 
 
@@ -108,9 +117,17 @@ def sample_guided(
     model: Any, settings: ModelSettings, texts: Sequence[str], request: Request, scale: float, *, progress: bool = True
 ) -> Tensor:
     """Images `(b, 3, s, s)` for texts at one scale, guided as a request says; image `i` from seed `request.seeds[i]`."""
+    return result_of(sample_guided_steps(model, settings, texts, request, scale, progress=progress))
+
+
+def sample_guided_steps(
+    model: Any, settings: ModelSettings, texts: Sequence[str], request: Request, scale: float, *, progress: bool = True
+) -> Generator[None, None, Tensor]:
+    """`sample_guided`, a step at a time."""
     how = guided(request.rule, scale, settings.prediction)
-    batches = [
-        sample(
+    batches = []
+    for start in range(0, len(texts), LARGEST_BATCH):
+        steps = sample_steps(
             model,
             Diffusion(settings.prediction),
             texts[start : start + LARGEST_BATCH],
@@ -123,8 +140,7 @@ def sample_guided(
             title=f'{request.rule} at {scale:g}',
             progress=progress,
         )
-        for start in range(0, len(texts), LARGEST_BATCH)
-    ]
+        batches.append((yield from steps))
     return torch.cat(batches)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +15,7 @@ from starlette.middleware import Middleware
 
 from cfg_demo.image.checkpoint import load_model
 from cfg_demo.image.command import NOT_CHECKED, PROMPT, as_rows
-from cfg_demo.image.drawing import Drawing, Request, draw
+from cfg_demo.image.drawing import Drawing, Request, draw_steps
 from cfg_demo.image.grid import save_grid
 from cfg_demo.image.page_gate import Gate, can_listen
 from cfg_demo.image.rules import RULES
@@ -32,6 +33,7 @@ EXAMPLES = (
     ('a large blue heart in the top left corner', ''),
     ('a red circle', 'a red circle at the top'),
 )
+STOPPED = 'Stopped.'
 SCALES = '0 1 2 4 7'
 MOST_SCALES, MOST_SEEDS, MOST_STEPS = 10, 8, 100
 LARGEST_SCALE = 100.0
@@ -51,12 +53,11 @@ def build_page(files: Sequence[Path], device: str = 'cpu') -> gr.Blocks:
     conditions = [f'{settings.condition} ({Path(*file.parts[-2:])})' for file, (_, settings) in zip(files, models, strict=True)]
 
     def draw_asked(
-        prompt: Any, negative: Any, scales: Any, rule: Any, condition: Any, steps: Any, seed: Any, seeds: Any,
-        progress: Any = gr.Progress(track_tqdm=True),  # noqa: B008  (how Gradio finds it)
-    ) -> tuple[Any, ...]:  # fmt: skip
+        prompt: Any, negative: Any, scales: Any, rule: Any, condition: Any, steps: Any, seed: Any, seeds: Any
+    ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         try:
             number = _whole('condition', condition, 0, len(models) - 1)
-            return shown(draw(*models[number], read_request(prompt, negative, scales, rule, steps, seed, seeds)))
+            yield from _steps(*models[number], read_request(prompt, negative, scales, rule, steps, seed, seeds))
         except CFGError as error:
             raise gr.Error(escape(str(error), quote=False), title='Not drawn', print_exception=False) from error
 
@@ -65,7 +66,8 @@ def build_page(files: Sequence[Path], device: str = 'cpu') -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 asked = _inputs(conditions)
-                button = gr.Button('Draw', variant='primary')
+                with gr.Row():
+                    button, stop = gr.Button('Draw', variant='primary'), gr.Button('Stop')
                 gr.Examples([list(example) for example in EXAMPLES], asked[:2], label='Prompts to try')
             with gr.Column(scale=3, min_width=320):
                 picture = gr.Image(
@@ -78,7 +80,8 @@ def build_page(files: Sequence[Path], device: str = 'cpu') -> gr.Blocks:
         results = [picture, note, table]
         # the values come as they were sent, and `read_request` checks them: Gradio's own checks have no sentences for odd types
         starts = [button.click, asked[0].submit]
-        gr.on(starts, draw_asked, asked, results, api_name='draw', preprocess=False, show_progress_on=picture)
+        drawn = gr.on(starts, draw_asked, asked, results, api_name='draw', preprocess=False, show_progress_on=picture)
+        stop.click(lambda: STOPPED, None, note, cancels=[drawn], queue=False, api_visibility='private')
     return page.queue(max_size=MOST_WAITING, default_concurrency_limit=1)
 
 
@@ -158,6 +161,23 @@ def _whole(name: str, value: Any, least: int, most: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most or value != int(value):
         raise ConfigError(f'{name} is a whole number from {least} to {most}, but got {value!r:.80}')
     return int(value)
+
+
+def _steps(model: Any, settings: Any, request: Request) -> Iterator[tuple[Any, ...]]:
+    """How far a drawing is, after each step, and what is shown of it at its end.
+
+    Gradio closes a generator whose reader pressed Stop or has left: the drawing ends at the step that it is in.
+    """
+    done, total = 0, len(request.scales) * request.steps
+    with closing(draw_steps(model, settings, request, progress=False)) as steps:
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                yield shown(end.value)
+                return
+            done += 1
+            yield gr.skip(), f'Drawing: step {done} of {total}.', gr.skip()
 
 
 def shown(drawing: Drawing) -> tuple[Image.Image, str, dict[str, Any]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,9 +14,26 @@ from cfg_demo.image.settings import autocast
 from cfg_demo.progress import progress_bar
 from classifier_free_guidance_pytorch import guidance
 
+T = TypeVar('T')
+
+
+def result_of(steps: Generator[Any, None, T]) -> T:
+    """Run a generator to its end, and return what it returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def sample(model: Any, diffusion: Diffusion, texts: Sequence[str], **options: Any) -> Tensor:
+    """Images for texts, each from its own seed; see `sample_steps` for the options."""
+    return result_of(sample_steps(model, diffusion, texts, **options))
+
 
 @torch.no_grad()
-def sample(
+def sample_steps(
     model: Any,
     diffusion: Diffusion,
     texts: Sequence[str],
@@ -29,8 +46,10 @@ def sample(
     steps: int = 25,
     title: str = 'sample',
     progress: bool = True,
-) -> Tensor:
-    """Images for texts, each from its own seed: an image does not depend on the batch it is drawn in.
+) -> Generator[None, None, Tensor]:
+    """Images for texts, a step at a time: whoever closes the generator stops the drawing there.
+
+    Each image is drawn from its own seed, and does not depend on the batch it is drawn in.
 
     Args:
         model: a trained model in eval mode.
@@ -44,6 +63,9 @@ def sample(
         steps: of the sampler.
         title: of the progress bar.
         progress: show it.
+
+    Yields:
+        Nothing, after each step.
 
     Returns:
         Images `(b, 3, size, size)` from 0 to 1.
@@ -73,4 +95,5 @@ def sample(
                 weak=how.weak,
             )
         x = scheduler.step(prediction.float(), timestep, x, **ancestral).prev_sample
+        yield
     return ((x + 1) / 2).clamp(0, 1)
