@@ -4,6 +4,9 @@ Models are small; everything else is as their own tests and READMEs use it. Thei
 those ask for.
 """
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +91,32 @@ def test_robotic_transformer(use_attn_conditioner):
     guided = model(video, ORDERS, cond_scale=3.0)
     assert guided.shape == (2, 2, 3, 5)
     torch.testing.assert_close(model(video, text_embeds=embeds, cond_scale=3.0), guided)
+
+
+@pytest.mark.parametrize('use_attn_conditioner', [False, True])
+def test_rt_x(use_attn_conditioner):
+    package = importlib.util.find_spec('rtx')
+    if package is None:
+        pytest.skip('rtx-torch is not installed')
+    # the model is one file; the package imports a second model, and what that needs, beside it
+    spec = importlib.util.spec_from_file_location('rtx1', Path(package.submodule_search_locations[0]) / 'rtx1.py')
+    client = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(client)
+    vit = client.FilmMaxVit(
+        client.FilmViTConfig(
+            num_classes=10, stem_channels_in=8, dim_head=8, block_channel_ins=[8, 16], block_layers=[1, 1], window_size=2
+        )
+    )
+    config = client.RT1Config(**ROBOT, action_bins=5, use_attn_conditioner=use_attn_conditioner)
+    model = client.RT1(config, vit, {'model_types': [TinyEncoder()]})
+    video = noise(2, 3, 2, 16, 16)
+    model(video, ORDERS).sum().backward()
+    embeds = model.eval().embed_texts(ORDERS).detach()
+    guided = model(video, ORDERS, cond_scale=3.0)
+    assert guided.shape == (2, 2, 3, 5)
+    torch.testing.assert_close(model(video, text_embeds=embeds, cond_scale=3.0), guided)
+    cond, null = model(video, ORDERS), model(video, ORDERS, cond_drop_prob=1.0)
+    torch.testing.assert_close(guided, null + 3 * (cond - null))
 
 
 @pytest.mark.parametrize('conditioning', ['film', 'attention', 'none'])
