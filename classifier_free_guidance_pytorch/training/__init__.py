@@ -6,6 +6,6 @@ that it was trained on it answers in one pass: `model.eval()(x, texts=texts, con
 """
 
 from classifier_free_guidance_pytorch.training.distillation import distillation_loss, guided_target
-from classifier_free_guidance_pytorch.training.guidance_free import guidance_free_loss
+from classifier_free_guidance_pytorch.training.guidance_free import guidance_free_loss, guidance_free_target
 
-__all__ = ['distillation_loss', 'guidance_free_loss', 'guided_target']
+__all__ = ['distillation_loss', 'guidance_free_loss', 'guidance_free_target', 'guided_target']

@@ -59,10 +59,69 @@ def guidance_free_loss(
         ShapeError: The target has a different shape than the prediction.
         UsageError: The model is in eval mode.
     """
-    conditioner = student_conditioner(model)
-    check_scales(cond_scale)
     if weighting not in ('gft', 'mg'):
         raise ConfigError(f"weighting is 'gft' or 'mg', but got {weighting!r}")
+    scale = _checked(model, inputs, target, cond_scale)  # (b,)
+    conditioner = student_conditioner(model)
+    drop_prob = conditioner.cond_drop_prob if cond_drop_prob is None else cond_drop_prob
+    if not isinstance(drop_prob, (int, float)) or not 0 <= drop_prob <= 1:
+        raise ConfigError(f'cond_drop_prob is one probability in [0, 1], but got {drop_prob!r}')
+    drawn = torch.rand(len(target), generator=generator, device=target.device if generator is None else generator.device)
+    dropped = drawn.to(target.device) < drop_prob  # (b,)
+    scale = torch.where(dropped, 1.0, scale)
+
+    guided = _guided(model, inputs, target, scale, dropped.to(torch.float32), guide, keywords)
+    null = _null(model if ema is None else ema, inputs, guide, keywords).to(guided.dtype)
+    conditioner.learn_scales(cond_scale)
+    if weighting == 'gft':
+        return (torch.lerp(null, guided, _inverse(scale, guided)) - target).square().mean()
+    return (guided - _beyond(target, guided.detach(), null, scale)).square().mean()
+
+
+@torch.no_grad()
+def guidance_free_target(
+    model: Any,
+    *inputs: Any,
+    target: Tensor,
+    cond_scale: float | Tensor,
+    ema: nn.Module | None = None,
+    guide: Any = None,
+    **keywords: Any,
+) -> Tensor:
+    """Return the target of model guidance, `target + (1 - 1/s) * (f - u)`, without gradients.
+
+    Its mean over data is the guided prediction once `f` is. `guidance_free_loss(..., weighting='mg')` takes the squared distance
+    to it; here it is for other losses, such as that of a mean flow (arXiv 2512.02012), whose guided velocity it is.
+
+    Args:
+        model: A model in training mode whose text conditioner reads the scale.
+        inputs: The positional arguments of its forward.
+        target: What the model would be trained to predict without guidance: noise, velocity or clean sample, `(b, ...)`.
+        cond_scale: The guidance scale, above 0: one for each sample, drawn anew at every step; 1 for a sample that is to lose its
+            text, which leaves its target as it is.
+        ema: A moving average of the model that makes the null prediction; by default the model itself.
+        guide: Which entry of the output is predicted, the first by default.
+        **keywords: Every other argument of a call, `texts` or `text_embeds` above all.
+
+    Returns:
+        The target, in the shape and dtype of the prediction.
+
+    Raises:
+        ConfigError: Scales that are not above 0, or a model without the scale input.
+        ShapeError: The target has a different shape than the prediction.
+        UsageError: The model is in eval mode.
+    """
+    scale = _checked(model, inputs, target, cond_scale)  # (b,)
+    guided = _guided(model, inputs, target, scale, 0.0, guide, keywords)
+    null = _null(model if ema is None else ema, inputs, guide, keywords).to(guided.dtype)
+    student_conditioner(model).learn_scales(cond_scale)
+    return _beyond(target, guided, null, scale)
+
+
+def _checked(model: Any, inputs: tuple[Any, ...], target: Any, cond_scale: Any) -> Tensor:
+    """Return one scale for each sample `(b,)`, once the arguments have been looked at."""
+    student_conditioner(model)
+    check_scales(cond_scale)
     if not isinstance(target, Tensor) or target.ndim == 0:
         raise ConfigError(f'target is what the model predicts without guidance, a tensor (b, ...), but got {target!r}')
     batch = next((one.shape[0] for one in inputs if isinstance(one, Tensor) and one.ndim > 1), len(target))
@@ -70,27 +129,34 @@ def guidance_free_loss(
         raise ShapeError(f'target has shape {tuple(target.shape)}, but the inputs are a batch of {batch}')
     if isinstance(cond_scale, Tensor) and cond_scale.ndim == 1 and len(cond_scale) not in (1, batch):
         raise ShapeError(f'cond_scale has {len(cond_scale)} scales for a batch of {batch}: pass one per sample, or one number')
-    drop_prob = conditioner.cond_drop_prob if cond_drop_prob is None else cond_drop_prob
-    if not isinstance(drop_prob, (int, float)) or not 0 <= drop_prob <= 1:
-        raise ConfigError(f'cond_drop_prob is one probability in [0, 1], but got {drop_prob!r}')
-    device = target.device
-    drawn = torch.rand(len(target), generator=generator, device=device if generator is None else generator.device)
-    dropped = drawn.to(device) < drop_prob  # (b,)
-    scale = torch.as_tensor(cond_scale, dtype=torch.promote_types(target.dtype, torch.float32), device=device)
-    scale = torch.where(dropped, 1.0, scale.expand(len(target)))  # (b,)
+    dtype = torch.promote_types(target.dtype, torch.float32)
+    return torch.as_tensor(cond_scale, dtype=dtype, device=target.device).expand(batch)
 
-    output = model(*inputs, cond_scale=scale, **{key_names(model).cond_drop_prob: dropped.to(torch.float32)}, **keywords)
-    guided = at(output, guided_paths(output, guide)[0])  # (b, ...)
+
+def _guided(
+    model: Any, inputs: tuple[Any, ...], target: Tensor, scale: Tensor, drop_prob: Any, guide: Any, keywords: dict[str, Any]
+) -> Tensor:
+    """Return what a model in training predicts in one pass at these scales, `(b, ...)`."""
+    output = model(*inputs, cond_scale=scale, **{key_names(model).cond_drop_prob: drop_prob}, **keywords)
+    guided = at(output, guided_paths(output, guide)[0])
     if guided.shape != target.shape:
         raise ShapeError(f'target has shape {tuple(target.shape)}, but the model predicts {tuple(guided.shape)}')
-    unguided = model_in(model if ema is None else ema)
-    with torch.no_grad(), in_eval_mode(unguided):
-        output = unguided(*inputs, cond_scale=0.0, guidance=CFG(), guide=guide, **keywords)
-    null = at(output, guided_paths(output, guide)[0]).to(guided.dtype)  # (b, ...)
+    return guided
 
-    conditioner.learn_scales(cond_scale)
-    b = scale.reciprocal().to(guided.dtype).view(-1, *(1,) * (guided.ndim - 1))  # (b, 1, ...)
-    if weighting == 'gft':
-        return (torch.lerp(null, guided, b) - target).square().mean()
-    beyond = target + (1 - b) * (guided.detach() - null)  # (b, ...)
-    return (guided - beyond).square().mean()
+
+@torch.no_grad()
+def _null(model: Any, inputs: tuple[Any, ...], guide: Any, keywords: dict[str, Any]) -> Tensor:
+    """Return the null prediction `(b, ...)` of a model in eval mode."""
+    unguided = model_in(model)
+    with in_eval_mode(unguided):
+        output = unguided(*inputs, cond_scale=0.0, guidance=CFG(), guide=guide, **keywords)
+    return at(output, guided_paths(output, guide)[0])
+
+
+def _inverse(scale: Tensor, like: Tensor) -> Tensor:
+    """Return `b = 1 / s` of each sample, `(b, 1, ...)`."""
+    return scale.reciprocal().to(like.dtype).view(-1, *(1,) * (like.ndim - 1))
+
+
+def _beyond(target: Tensor, guided: Tensor, null: Tensor, scale: Tensor) -> Tensor:
+    return target + (1 - _inverse(scale, guided)) * (guided - null)

@@ -12,7 +12,7 @@ from torch import nn
 from classifier_free_guidance_pytorch import classifier_free_guidance_class_decorator, guidance, text_conditioned
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.perturb import skip_layers
-from classifier_free_guidance_pytorch.training import distillation_loss, guidance_free_loss, guided_target
+from classifier_free_guidance_pytorch.training import distillation_loss, guidance_free_loss, guidance_free_target, guided_target
 from tests.conditioners.making import noise
 from tests.decorator.models import TEXTS, build
 from tests.tiny_models import TinyEncoder
@@ -159,6 +159,63 @@ def test_guidance_free_losses_are_their_formulas(kind, x):
         torch.testing.assert_close(guided[dropped], null[dropped]) if average is None else None
 
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_target_without_a_teacher_lies_beyond_the_data(kind, x):
+    """Sample by sample in float64, as in the guided velocity of improved mean flows: `v + (1 - 1/w) * (v_c - v_u)`."""
+    model, data = student(kind).double(), noise(3, 6, seed=2).double()
+    ema = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        for weight in ema.parameters():
+            weight.mul_(0.9)
+    scales = torch.tensor([1.0, 2.0, 3.5])
+    found = guidance_free_target(model, x.double(), target=data, texts=TEXTS, cond_scale=scales, ema=ema)
+    assert not found.requires_grad
+    assert model.training
+    null = ema(x.double(), texts=TEXTS, cond_scale=0.0)
+    for i, w in enumerate(scales.tolist()):
+        guided = model(x.double(), texts=TEXTS, cond_scale=w, cond_drop_prob=0.0)
+        torch.testing.assert_close(found[i], data[i] + (1 - 1 / w) * (guided[i] - null[i]), rtol=1e-12, atol=1e-12)
+    assert torch.equal(found[0], data[0])  # a sample at the scale 1 is ordinary training
+    loss = guidance_free_loss(
+        model, x.double(), target=data, texts=TEXTS, cond_scale=scales, cond_drop_prob=0.0, ema=ema, weighting='mg'
+    )
+    guided = model(x.double(), texts=TEXTS, cond_scale=scales, cond_drop_prob=0.0)
+    torch.testing.assert_close(loss, F.mse_loss(guided, found), rtol=1e-12, atol=0)
+
+
+def test_guided_predictions_are_where_the_target_comes_to_rest():
+    """Where data predict `c` on average and the model answers `u + s * (c - u)`, the target is that answer: nothing is left."""
+    c, u, s = noise(3, 6, seed=3).double(), noise(3, 6, seed=4).double(), SCALES.double().unsqueeze(1)
+
+    class Answer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(6, dtype=torch.float64))
+
+        def forward(self, x, cond_fns):
+            return self.weight * (u + s * (c - u) if self.training else u)
+
+    answer = classifier_free_guidance_class_decorator(Answer)(
+        text_condition_model_types=[TinyEncoder()], text_condition_hidden_dims=(6,), text_condition_reads_scale=True
+    )
+    found = guidance_free_target(answer.double(), c, target=c, texts=TEXTS, cond_scale=SCALES)
+    torch.testing.assert_close(found, u + s * (c - u), rtol=1e-6, atol=1e-6)
+
+
+def test_a_mean_flow_differentiates_along_the_guided_path(x):
+    """`torch.func.jvp` goes through a guided model in training: against central differences in float64."""
+    model = student('attention', text_condition_flash=False).double()  # fused kernels have no forward-mode derivative
+    x, along = x.double(), noise(3, 6, seed=2).double()
+
+    def answer(x):
+        return model(x, texts=TEXTS, cond_scale=2.0, cond_drop_prob=0.0)
+
+    _, slope = torch.func.jvp(answer, (x,), (along,))
+    with torch.no_grad():
+        differences = (answer(x + 1e-6 * along) - answer(x - 1e-6 * along)) / 2e-6
+    torch.testing.assert_close(slope, differences, rtol=1e-6, atol=1e-8)
+
+
 def test_modes_come_back_as_they_were(x):
     model = student()
     model.inner.eval()
@@ -191,6 +248,11 @@ def distil(student=None, teacher=None, cond_scale=2.0, **more):
 
 def free(model=None, target=X, cond_scale=2.0, **more):
     return guidance_free_loss(student() if model is None else model, X, target=target, texts=TEXTS, cond_scale=cond_scale, **more)
+
+
+def beyond(model=None, target=X, cond_scale=2.0, **more):
+    model = student() if model is None else model
+    return guidance_free_target(model, X, target=target, texts=TEXTS, cond_scale=cond_scale, **more)
 
 
 class Wider(nn.Module):
@@ -229,6 +291,12 @@ def wider():
         (ShapeError, r'target has shape \(3, 5\), but the model predicts \(3, 6\)', lambda: free(target=X[:, :5])),
         (ShapeError, r'target has shape \(2, 6\), but the inputs are a batch of 3', lambda: free(target=X[:2])),
         (ConfigError, 'target is what the model predicts', lambda: free(target=None)),
+        (ConfigError, 'target is what the model predicts', lambda: beyond(target=None)),
+        (ConfigError, 'reads no guidance scale', lambda: beyond(build(training=True))),
+        (ConfigError, 'every scale is above 0, but got 0', lambda: beyond(cond_scale=0)),
+        (UsageError, 'the model is in eval mode: call model.train', lambda: beyond(student().eval())),
+        (ShapeError, r'target has shape \(3, 5\), but the model predicts \(3, 6\)', lambda: beyond(target=X[:, :5])),
+        (ShapeError, '2 scales for a batch of 3', lambda: beyond(cond_scale=torch.ones(2))),
         (ShapeError, r'the student predicts \(3, 5\), but the teacher \(3, 6\)', lambda: distil(student=wider().train())),
         (ConfigError, "weighting is 'gft' or 'mg'", lambda: free(weighting='both')),
         (ConfigError, 'cond_drop_prob is one probability', lambda: free(cond_drop_prob=1.5)),
