@@ -44,6 +44,7 @@ DEMO_LADDER = {
     'progress': set(),
     'digits': set(),
     'muon': set(),
+    'learning': set(),
     'shapes': set(),
     'arcs': set(),
     'fitting': {'muon', 'progress'},
@@ -51,13 +52,14 @@ DEMO_LADDER = {
     'moving': {'shapes'},
     'writer': {'shapes'},
     'strips': {'shapes'},
-    'points': {'folders', 'progress'},
+    'points': {'folders', 'progress', 'learning'},
     'mini': {'folders', 'progress', 'muon', 'shapes', 'points'},
-    'image': {'folders', 'progress', 'muon', 'shapes', 'mini'},
+    'image': {'folders', 'progress', 'muon', 'learning', 'shapes', 'mini'},
     'english': {'folders', 'progress', 'muon', 'shapes'},
     'emoji': {'folders', 'progress', 'muon', 'mini', 'image'},
     'front': {'folders', 'progress', 'shapes', 'points', 'image'},
-    'cli': {'progress', 'points', 'image', 'mini', 'english', 'emoji', 'front'},
+    'distil': {'folders', 'learning', 'points', 'image'},
+    'cli': {'progress', 'points', 'image', 'mini', 'english', 'emoji', 'front', 'distil'},
     '': set(),  # __init__.py
 }
 

@@ -23,7 +23,7 @@ DEMOS = {
         'points.command',
         'train on points of the plane and count what cond_scale does (a minute and a half on two CPU cores)',
     ),
-    'distil': ('points.distil_command', 'teach the model of the points to guide in one pass, and compare it with two'),
+    'distil': ('distil', 'teach a model of points or shapes to guide in one pass, and compare it with two'),
     'front': ('front.command', 'what every rule, schedule and saver gives for its forward passes, and what nothing dominates'),
     'train': ('image.train_command', 'train a small text-to-image model from scratch in about three minutes'),
     'page': ('image.page_command', 'play with prompts, scales and rules in the browser'),

@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from cfg_demo.folders import needs, unused, writable
-from cfg_demo.points.command import QUICK, Clock
+from cfg_demo.folders import needs, unused, use_threads, writable
+from cfg_demo.learning import MOST_SEEDS, check_scales
+from cfg_demo.points.command import QUICK
 from cfg_demo.points.settings import CONDITIONS, RULES, Settings
 from classifier_free_guidance_pytorch.errors import ConfigError
 
+if TYPE_CHECKING:
+    from cfg_demo.points.distil import Lessons
+
 EPILOG = """\
-Trains the model of `cfg-demo points` (or loads that of an earlier run with --teacher), then a student that reads the scale,
-and draws both at equal scales, guided at all times. Writes distil.png, distil.json and teacher.pt to --out; a
-second run writes distil-2.png, and teacher-2.pt if it trains one.
+The points: trains the model of `cfg-demo points` (or loads that of an earlier run with --teacher), then a student that reads
+the scale, and draws both at equal scales, guided at all times unless --interval says otherwise. Writes distil.png, distil.json
+and teacher.pt to --out; a second run writes distil-2.png, and teacher-2.pt if it trains one. --repeat 3 does so for three
+seeds, a teacher each, and prints means over them with 95% intervals.
+
+The shapes: distils the text-to-image model that ships (or --teacher model.safetensors), and has the checker of the drawn world
+read what both draw. Writes distil.png, distil.json, model.safetensors and training.safetensors, from which --resume goes on.
 
 examples:
   cfg-demo distil
-  cfg-demo distil --teacher runs/distil/teacher.pt --guidance apg
+  cfg-demo distil --repeat 3 --out runs/three
+  cfg-demo distil --repeat 3 --teacher runs/three/teacher*.pt --guidance apg
+  cfg-demo distil --teacher runs/distil/teacher.pt --train conditioner
   cfg-demo distil --teacher runs/distil/teacher.pt --from-data
+  cfg-demo distil --world shapes --out runs/shapes
   cfg-demo distil --quick --out /tmp/distil
 """
+WORLDS = ('points', 'shapes')
+# What has a meaning in one world alone: its option on the command line, by the name of its value.
+OF_POINTS = {
+    'condition': '--condition',
+    'steps': '--train-steps',
+    'from_data': '--from-data',
+    'rule': '--guidance',
+    'interval': '--interval',
+    'samples': '--samples',
+    'repeat': '--repeat',
+}
+OF_SHAPES = {'batch_size': '--batch-size', 'learning_rate': '--learning-rate', 'prompts': '--prompts', 'resume': '--resume'}
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
 STUDENT_STEPS = 800
 QUICK_STUDENT_STEPS = 200
@@ -31,105 +53,120 @@ QUICK_STUDENT_STEPS = 200
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command."""
-    parser.add_argument('--teacher', type=Path, metavar='FILE', help='teacher.pt of an earlier run with the same --condition')
+    parser.add_argument('--world', default='points', metavar='WORLD', help=f'{" or ".join(WORLDS)} (default: %(default)s)')
     parser.add_argument(
-        '--condition', help=f'how the text enters the models: {", ".join(CONDITIONS)} (default: {Settings.condition})'
+        '--teacher', type=Path, nargs='+', metavar='FILE',
+        help='what earlier runs have left, with the same --condition: one for each seed; or a model.safetensors of shapes',
+    )  # fmt: skip
+    parser.add_argument('--train', dest='part', metavar='PART', help='what learns: all (default), conditioner, or scale')
+    parser.add_argument(
+        '--student-steps', type=int, metavar='N', help=f'steps of the student (default: {STUDENT_STEPS}; 500 for shapes)'
     )
     parser.add_argument(
-        '--train-steps', dest='steps', type=int, metavar='N', help=f'training steps of the teacher (default: {Settings.steps})'
-    )
-    parser.add_argument('--student-steps', type=int, metavar='N', help=f'steps of the student (default: {STUDENT_STEPS})')
-    parser.add_argument('--from-data', action='store_true', help='the student learns from the data (model guidance), no teacher')
-    parser.add_argument('--guidance', dest='rule', metavar='RULE', help=f'the rule that is distilled: {", ".join(RULES)}')
+        '--scales', nargs='+', type=float, metavar='S',
+        help=f'guidance scales, at least 1 (default: {" ".join(f"{scale:g}" for scale in SCALES)}; without 1 for shapes)',
+    )  # fmt: skip
     parser.add_argument(
-        '--scales',
-        nargs='+',
-        type=float,
-        metavar='S',
-        help=f'guidance scales, at least 1 (default: {" ".join(f"{scale:g}" for scale in SCALES)})',
-    )
-    parser.add_argument('--samples', type=int, metavar='N', help=f'points per prompt and scale (default: {Settings.samples})')
-    parser.add_argument(
-        '--steps', dest='sample_steps', type=int, metavar='N', help=f'sampling steps, of Euler (default: {Settings.sample_steps})'
-    )
+        '--steps', dest='sample_steps', type=int, metavar='N',
+        help=f'sampling steps, of Euler (default: {Settings.sample_steps}; 20 for shapes)',
+    )  # fmt: skip
     parser.add_argument('--device', help=f'cpu, cuda, cuda:1, mps (default: {Settings.device})')
     parser.add_argument('--seed', type=int, help=f'the same seed gives the same numbers (default: {Settings.seed})')
     parser.add_argument('--threads', type=int, metavar='N', help=f'CPU threads (default: {Settings.threads})')
-    parser.add_argument('--quick', action='store_true', help='a first look in seconds, with few steps')
+    parser.add_argument('--quick', action='store_true', help='a first look, with few steps')
     parser.add_argument('--out', type=Path, default=Path('runs/distil'), help='folder for the results (default: %(default)s)')
+    _add_points(parser.add_argument_group('the points'))
+    _add_shapes(parser.add_argument_group('the shapes'))
+
+
+def _add_points(points: argparse._ArgumentGroup) -> None:
+    points.add_argument(
+        '--condition', help=f'how the text enters the models: {", ".join(CONDITIONS)} (default: {Settings.condition})'
+    )
+    points.add_argument(
+        '--train-steps', dest='steps', type=int, metavar='N', help=f'training steps of the teacher (default: {Settings.steps})'
+    )
+    points.add_argument('--from-data', action='store_true', help='the student learns from the data (model guidance), no teacher')
+    points.add_argument('--guidance', dest='rule', metavar='RULE', help=f'the rule that is distilled: {", ".join(RULES)}')
+    points.add_argument(
+        '--interval', nargs=2, type=float, metavar=('LO', 'HI'), help='distil guidance at flow times in (LO, HI] (default: 0 1)'
+    )
+    points.add_argument('--samples', type=int, metavar='N', help=f'points per prompt and scale (default: {Settings.samples})')
+    points.add_argument('--repeat', type=int, metavar='N', help='seeds, from --seed on: means over them with intervals')
+
+
+def _add_shapes(shapes: argparse._ArgumentGroup) -> None:
+    shapes.add_argument('--batch-size', type=int, metavar='N', help='pictures per step (default: 16)')
+    shapes.add_argument('--learning-rate', type=float, metavar='LR', help='of Muon, its peak (default: 0.015)')
+    shapes.add_argument('--prompts', type=int, metavar='N', help='held-out prompts that are read (default: 256)')
+    shapes.add_argument('--resume', action='store_true', help='go on with the run in --out')
 
 
 def read_settings(arguments: argparse.Namespace) -> Settings:
-    """The settings that the command line spells.
+    """The settings of the points that the command line spells.
 
     Raises:
         ConfigError: a value that cannot work, or a scale below 1, which this demo does not teach.
     """
     given = {name: value for name, value in vars(arguments).items() if name in vars(Settings()) and value is not None}
+    if 'interval' in given:
+        given['interval'] = tuple(given['interval'])
     quick = QUICK if arguments.quick else {}
     settings = replace(Settings(scales=SCALES, interval=(0.0, 1.0)), **{**quick, **given})
-    if min(settings.scales) < 1 or max(settings.scales) == 1:
-        raise ConfigError(f'--scales are at least 1, and one of them is above it, but got {list(settings.scales)}')
-    if arguments.from_data and settings.rule != 'cfg':
-        raise ConfigError(f'data teach classifier-free guidance alone: leave --from-data or --guidance {settings.rule} out')
-    if arguments.student_steps is not None and arguments.student_steps < 1:
-        raise ConfigError(f'--student-steps counts from 1, but got {arguments.student_steps}')
-    if arguments.teacher is not None and not arguments.teacher.is_file():
-        raise ConfigError(f'there is no file {str(arguments.teacher)!r}: leave --teacher out to train one')
+    check_scales(settings.scales)
+    if arguments.from_data and (settings.rule, settings.interval) != ('cfg', (0.0, 1.0)):
+        other = '--interval' if settings.rule == 'cfg' else f'--guidance {settings.rule}'
+        raise ConfigError(f'data teach classifier-free guidance alone: leave --from-data or {other} out')
     return settings
+
+
+def read_lessons(arguments: argparse.Namespace) -> Lessons:
+    """How the student of the points learns, as the command line says.
+
+    Raises:
+        ConfigError: a value that cannot work.
+    """
+    from cfg_demo.points.distil import Lessons
+
+    fewest = QUICK_STUDENT_STEPS if arguments.quick else STUDENT_STEPS
+    steps = fewest if arguments.student_steps is None else arguments.student_steps
+    return Lessons(steps, arguments.part or 'all', arguments.from_data)
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Raise `ConfigError` for an unknown world, options of the other one, and files that are not there."""
+    if arguments.world not in WORLDS:
+        raise ConfigError(f'--world is {" or ".join(WORLDS)}, but got {arguments.world!r}')
+    others = OF_SHAPES if arguments.world == 'points' else OF_POINTS
+    if strange := [option for name, option in others.items() if getattr(arguments, name) not in (None, False)]:
+        raise ConfigError(f'{strange[0]} has no meaning for --world {arguments.world}: leave it out')
+    seeds = 1 if arguments.repeat is None else arguments.repeat
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise ConfigError(f'--repeat counts seeds from 1 to {MOST_SEEDS}, but got {seeds}')
+    files = arguments.teacher or []
+    if files and len(files) != seeds:
+        raise ConfigError(f'--teacher is one file for each seed, {seeds} in all, but got {len(files)}')
+    if missing := [file for file in files if not file.is_file()]:
+        raise ConfigError(f'there is no file {str(missing[0])!r}: leave --teacher out to train one')
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the command; all that can be refused is refused before the training starts."""
-    settings = read_settings(arguments)
+    check_options(arguments)
+    if arguments.world == 'shapes':
+        from cfg_demo.image.distil_run import run_shapes
+
+        run_shapes(arguments)
+        return
+    settings, lessons = read_settings(arguments), read_lessons(arguments)
     needs('matplotlib', 'the picture is drawn')
-    picture = unused(writable(arguments.out) / 'distil.png')
-    steps = arguments.student_steps or (QUICK_STUDENT_STEPS if arguments.quick else STUDENT_STEPS)
-    report = run_distil(settings, steps, picture, arguments.teacher, from_data=arguments.from_data)
-    from cfg_demo.points.distil import as_table
+    folder = writable(arguments.out)
+    use_threads(settings.threads)
+    from cfg_demo.points.distil_run import run_distil, run_repeated, words_of
 
-    print(f'\n{as_table(report["rows"])}')
-    print(f'{sum(report["seconds"].values()):.0f} s in all. Picture: {picture}  Numbers: {picture.with_suffix(".json")}')
-
-
-def run_distil(
-    settings: Settings, steps: int, picture: Path, teacher_file: Path | None, *, from_data: bool = False
-) -> dict[str, Any]:
-    """Train or load the teacher, train the student, draw and score both; write the picture, the numbers and the teacher.
-
-    Returns:
-        What the JSON file holds.
-    """
-    import torch
-
-    from cfg_demo.points.distil import as_rows, distilled, drawn, guidance_free
-    from cfg_demo.points.measure import prompts
-    from cfg_demo.points.model import build_model
-    from cfg_demo.points.picture import save_pair
-    from cfg_demo.points.train import train
-
-    torch.set_num_threads(settings.threads)
-    torch.manual_seed(settings.seed)
-    clock = Clock()
-    teacher = build_model(settings)
-    if teacher_file is None:
-        teacher = train(teacher, settings)
-        torch.save(teacher.state_dict(), unused(picture.parent / 'teacher.pt'))
+    if arguments.repeat is None:
+        teacher = arguments.teacher[0] if arguments.teacher else None
+        report = run_distil(settings, lessons, unused(folder / 'distil.png'), teacher)
     else:
-        teacher.load_state_dict(torch.load(teacher_file, map_location=settings.device))
-        teacher.eval()
-    clock.lap('teacher')
-    student = (guidance_free if from_data else distilled)(teacher, settings, steps)
-    clock.lap('student')
-    asked = prompts()
-    models = {
-        'two passes': drawn(teacher, asked, settings, one_pass=False),
-        'one pass': drawn(student, asked, settings, one_pass=True),
-    }
-    clock.lap('sampling')
-    save_pair(picture, {name: (one.scores, one.clouds) for name, one in models.items()})
-    rows = as_rows(models)
-    chosen = {'student_steps': steps, 'from_data': from_data, **asdict(settings)}
-    report = {'settings': chosen, 'torch': torch.__version__, 'rows': rows, 'seconds': clock.laps}
-    picture.with_suffix('.json').write_text(json.dumps(report, indent=1, default=str) + '\n', encoding='utf-8')
-    return report
+        report = run_repeated(settings, lessons, folder, arguments.repeat, arguments.teacher)
+    print(words_of(report))

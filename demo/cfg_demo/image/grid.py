@@ -38,6 +38,26 @@ def save_grid(path: Path | BinaryIO, drawing: Drawing) -> None:
     figure.savefig(path)
 
 
+def save_columns(path: Path, columns: Mapping[str, tuple[Tensor, Tensor]], rows: Sequence[tuple[int, str]]) -> None:
+    """Write a PNG of several models or scales side by side; a frame tells whether the whole caption holds.
+
+    Args:
+        path: of the picture.
+        columns: by their titles, images `(b, 3, s, s)` from 0 to 1, and which of them hold `(b,)`.
+        rows: which images are shown, and their captions.
+    """
+    figure = _figure(len(columns) * TILE + 1.6, len(rows) * TILE + 0.8)
+    cells = figure.subplots(len(rows), len(columns), squeeze=False)
+    for line, (index, caption) in zip(cells, rows, strict=True):
+        for cell, (images, holds) in zip(line, columns.values(), strict=True):
+            show(cell, images[index], HOLDS if holds[index] else FAILS)
+        words = textwrap.fill(caption, 22)
+        line[0].set_ylabel(words, color=INK, fontsize=7, rotation=0, ha='right', va='center', parse_math=False)
+    for cell, title in zip(cells[0], columns, strict=True):
+        cell.set_title(title, color=INK, fontsize=9)
+    figure.savefig(path)
+
+
 def save_samples(path: Path, images: Tensor, captions: Sequence[str], title: str, columns: int = 8) -> None:
     """Write a PNG of images `(b, 3, s, s)` from 0 to 1 with their captions below."""
     rows = -(-len(images) // columns)

@@ -25,6 +25,7 @@ def build_model(settings: ModelSettings) -> Any:
         model_types=settings.model_types,
         model_names=settings.model_names,
         null=settings.null,
+        reads_scale=settings.reads_scale,
     )
 
 
@@ -39,6 +40,7 @@ def _text_condition(settings: ModelSettings) -> dict[str, Any]:
         'text_condition_model_types': settings.model_types,
         'text_condition_model_names': settings.model_names,
         'text_condition_null': settings.null,
+        'text_condition_reads_scale': settings.reads_scale,
     }
     if settings.condition == 'attention':  # captions are short and the networks narrow
         condition |= {'text_condition_attn_heads': 4, 'text_condition_attn_dim_head': 32, 'text_condition_dim_latent': DIM_TEXT}

@@ -23,12 +23,12 @@ class Guided:
     """How a model is guided at one scale.
 
     Args:
-        rule: what combines the predictions.
+        rule: what combines the predictions; None where the model has learned to guide in one pass.
         scale: the scale of every step, or a schedule of it.
         weak: how the weak pass is made, for a rule that asks for one.
     """
 
-    rule: guidance.Rule
+    rule: guidance.Rule | None
     scale: float | guidance.Schedule
     weak: Any = None
 

@@ -76,7 +76,7 @@ def sample_steps(
     noise = torch.cat([torch.randn(1, 3, size, size, generator=generator) for generator in generators])
     x = noise.to(next(model.parameters()).device)
     prepared = model.prepare(list(texts), None if negative is None else [negative] * len(texts))
-    state = how.rule.init_state()
+    state = None if how.rule is None else how.rule.init_state()
     ancestral = {'generator': generators} if sampler == 'ddpm' else {}  # the only sampler that draws noise on its way
     for number, timestep in enumerate(progress_bar(scheduler.timesteps, desc=title, unit='step', show=progress)):
         time = diffusion.network_time(timestep)

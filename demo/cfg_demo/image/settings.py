@@ -39,6 +39,7 @@ class ModelSettings:
         null: what stands for no text: 'learned' or 'zeros'.
         prediction: 'flow' (velocity, arXiv 2210.02747), 'v' (arXiv 2202.00512) or 'epsilon' (arXiv 2006.11239).
         zoom: how many times larger than usual the drawn world's bodies are in its pictures, by which their sizes are read.
+        reads_scale: whether it can learn to guide in one pass.
 
     Raises:
         ConfigError: a value that cannot work, by name.
@@ -53,6 +54,7 @@ class ModelSettings:
     null: str = 'learned'
     prediction: str = 'flow'
     zoom: float = 1.0
+    reads_scale: bool = False
 
     def __post_init__(self) -> None:
         one_of('network', self.network, NETWORKS)

@@ -51,7 +51,7 @@ class Trainer:
         self.model_settings, self.settings, self._encodings = model_settings, settings, encodings
         self.diffusion = Diffusion(model_settings.prediction)
         torch.manual_seed(settings.seed)
-        self.model = build_model(model_settings).to(settings.device).train()
+        self.model = self._build().to(settings.device).train()
         self._average = AveragedModel(self.model, multi_avg_fn=_moving_average(settings.ema_decay))
         self._optimizers = _optimizers(self.model, settings)
         self._scaler = torch.amp.GradScaler(torch.device(settings.device).type, enabled=settings.precision == 'float16')
@@ -65,15 +65,26 @@ class Trainer:
 
     def learn(self, images: Tensor, captions: Sequence[str]) -> float:
         """One step on images `(b, c, h, w)` from 0 to 1 and their captions; returns the loss."""
-        settings, generator = self.settings, self._generator()
-        images = images.to(settings.device) * 2 - 1
+        generator = self._generator()
         drop = self._drop(len(images), generator)
+        noisy, times, target = self._noised(images, generator)
+        with self.settings.autocast():
+            prediction = self.model(noisy, times, **self._texts(list(captions)), cond_drop_prob=drop)
+        return self._take_step(F.mse_loss(prediction.float(), target))
+
+    def _build(self) -> Any:
+        return build_model(self.model_settings)
+
+    def _noised(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Noisy images, the time of each, and what the network should predict, for images from 0 to 1."""
+        settings = self.settings
+        images = images.to(settings.device) * 2 - 1
         noise = torch.randn(images.shape, generator=generator).to(images)
         times = self.diffusion.draw_times(len(images), generator, settings.time_mean, settings.time_spread).to(images)
         noisy, target = self.diffusion.noised(images, noise, times)
-        with settings.autocast():
-            prediction = self.model(noisy, times, **self._texts(list(captions)), cond_drop_prob=drop)
-        loss = F.mse_loss(prediction.float(), target)
+        return noisy, times, target
+
+    def _take_step(self, loss: Tensor) -> float:
         self._update(loss)
         self.step += 1
         self.losses.append(loss.item())

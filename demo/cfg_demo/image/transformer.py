@@ -208,6 +208,7 @@ def build_transformer(
     model_kwargs: Sequence[Any] | None = None,
     cond_drop_prob: float | Sequence[float] = 0.1,
     null: str = 'learned',
+    reads_scale: bool = False,
 ) -> Any:
     """A transformer of a named size, conditioned on text; its weights follow torch's global seed.
 
@@ -221,6 +222,7 @@ def build_transformer(
         model_kwargs: options per encoder.
         cond_drop_prob: probability in training that a sample loses its text; one per encoder drops them independently.
         null: what a dropped text becomes: 'learned', 'zeros' or 'empty'.
+        reads_scale: whether it can learn to guide in one pass.
 
     Returns:
         An `ImageTransformer`, in training mode.
@@ -251,5 +253,6 @@ def build_transformer(
         text_condition_hiddens_channel_first=False,
         text_condition_cond_drop_prob=cond_drop_prob,
         text_condition_null=null,
+        text_condition_reads_scale=reads_scale,
         **{f'text_condition_{name}': value for name, value in of_kind.get(condition, {}).items()},
     )

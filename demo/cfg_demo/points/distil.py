@@ -5,56 +5,135 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from cfg_demo.learning import TRAINED, train_only
 from cfg_demo.points.measure import Prompt, Scores
 from cfg_demo.points.model import build_model
-from cfg_demo.points.sample import draw
-from cfg_demo.points.settings import RULES, Settings
-from cfg_demo.points.train import noised, train
-from classifier_free_guidance_pytorch import guidance
+from cfg_demo.points.sample import draw, rule_of
+from cfg_demo.points.settings import Settings
+from cfg_demo.points.train import noised, noised_alike, train
+from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.text import TextEncoding
 from classifier_free_guidance_pytorch.training import distillation_loss, guidance_free_loss
 
 
-def distilled(teacher: Any, settings: Settings, steps: int, *, progress: bool = True) -> Any:
-    """A student that begins as its teacher, after that many steps of distilling the rule of the settings."""
-    rule, top = getattr(guidance, RULES[settings.rule])(), max(settings.scales)
+@dataclass(frozen=True)
+class Lessons:
+    """How a student learns.
 
-    def loss_of(student: Any, points: Tensor, texts: Sequence[TextEncoding], generator: torch.Generator) -> Tensor:
-        noisy, times, _ = noised(points, generator)
-        scale = _scales(points, top, generator)
-        return distillation_loss(student, teacher, noisy, times, text_embeds=texts, cond_scale=scale, guidance=rule)
+    Args:
+        steps: of its training.
+        part: what of it learns, a key of `learning.TRAINED`.
+        from_data: from the data (model guidance), with the teacher for the null prediction, instead of from the teacher.
 
-    return _trained(teacher, settings, steps, loss_of, 'distil', progress)
+    Raises:
+        ConfigError: a value that cannot work, by name.
+    """
 
+    steps: int = 800
+    part: str = 'all'
+    from_data: bool = False
 
-def guidance_free(teacher: Any, settings: Settings, steps: int, *, progress: bool = True) -> Any:
-    """A student that begins as its teacher, and learns to guide from the data."""
-    top = max(settings.scales)
-
-    def loss_of(student: Any, points: Tensor, texts: Sequence[TextEncoding], generator: torch.Generator) -> Tensor:
-        noisy, times, velocity = noised(points, generator)
-        scale = _scales(points, top, generator)
-        own = {'text_embeds': texts, 'ema': teacher, 'generator': generator, 'weighting': 'mg'}
-        return guidance_free_loss(student, noisy, times, target=velocity, cond_scale=scale, **own)
-
-    return _trained(teacher, settings, steps, loss_of, 'learn ', progress)
-
-
-def _scales(points: Tensor, top: float, generator: torch.Generator) -> Tensor:
-    """A scale from 1 to `top` for each caption, `(b,)`."""
-    return (1 + (top - 1) * torch.rand(len(points), generator=generator)).to(points)
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f'--student-steps counts from 1, but got {self.steps}')
+        if self.part not in TRAINED:
+            raise ConfigError(f'--train is one of {", ".join(TRAINED)}, but got {self.part!r}')
 
 
-def _trained(teacher: Any, settings: Settings, steps: int, loss_of: Any, desc: str, progress: bool) -> Any:
+def taught(teacher: Any, settings: Settings, lessons: Lessons, *, progress: bool = True) -> Any:
+    """A student that begins as its teacher, after its lessons: it answers the rule and the interval of the settings."""
     student = build_model(settings, reads_scale=True)
     student.load_state_dict(teacher.state_dict())
-    own = replace(settings, steps=steps)
-    return train(student, own, loss_of=loss_of, desc=desc, progress=progress)
+    loss_of = _loss_from_data if lessons.from_data else _loss_from_teacher
+    return train(
+        train_only(student, lessons.part),
+        replace(settings, steps=lessons.steps),
+        loss_of=partial(loss_of, teacher, settings),
+        desc='learn ' if lessons.from_data else 'distil',
+        progress=progress,
+    )
+
+
+def _loss_from_teacher(
+    teacher: Any, settings: Settings, student: Any, points: Tensor, texts: Sequence[TextEncoding], generator: torch.Generator
+) -> Tensor:
+    """Rules that measure predictions measure those of a cloud, so its points have the same time then, as in sampling."""
+    noisy, times = noised(points, generator)[:2] if settings.rule == 'cfg' else noised_alike(points, generator)
+    scale = _scales(points, settings, generator)
+    low, high = settings.interval
+    inside = (times > low) & (times <= high)  # (b, n)
+    at_time = torch.where(inside, scale.unsqueeze(-1), 1.0).unsqueeze(-1)  # (b, n, 1)
+    return distillation_loss(
+        student,
+        teacher,
+        noisy,
+        times,
+        text_embeds=texts,
+        cond_scale=scale,
+        teacher_scale=None if (low, high) == (0.0, 1.0) else at_time,
+        guidance=rule_of(settings),
+    )
+
+
+def _loss_from_data(
+    teacher: Any, settings: Settings, student: Any, points: Tensor, texts: Sequence[TextEncoding], generator: torch.Generator
+) -> Tensor:
+    noisy, times, velocity = noised(points, generator)
+    scale = _scales(points, settings, generator)
+    own = {'text_embeds': texts, 'ema': teacher, 'generator': generator, 'weighting': 'mg'}
+    return guidance_free_loss(student, noisy, times, target=velocity, cond_scale=scale, **own)
+
+
+def _scales(points: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
+    """A scale from 1 to the highest of the settings for each caption, `(b,)`."""
+    return (1 + (max(settings.scales) - 1) * torch.rand(len(points), generator=generator)).to(points)
+
+
+class Compared:
+    """A teacher to sample, which notes at every step how far the guided prediction of a student is from its own.
+
+    Args:
+        teacher: takes two passes.
+        student: takes one.
+        scale: what the student reads; the teacher is guided as its caller says.
+    """
+
+    def __init__(self, teacher: Any, student: Any, scale: float) -> None:
+        self.teacher, self.student, self.scale = teacher, student, scale
+        self._gap, self._term = 0.0, 0.0
+
+    def prepare(self, texts: list[str], negative_texts: list[str] | None) -> tuple[Any, Any]:
+        """What both know of the texts."""
+        return self.teacher.prepare(texts, negative_texts), self.student.prepare(texts)
+
+    def __call__(self, points: Tensor, times: Tensor, *, text_condition: tuple[Any, Any], **how: Any) -> Tensor:
+        of_teacher, of_student = text_condition
+        guided: Tensor = self.teacher(points, times, text_condition=of_teacher, **how)
+        cond = self.teacher(points, times, text_condition=of_teacher)
+        answer = self.student(points, times, text_condition=of_student, cond_scale=self.scale)
+        self._gap += (answer - guided).square().sum().item()
+        self._term += (guided - cond).square().sum().item()
+        return guided
+
+    @property
+    def error(self) -> float:
+        """`|student - guided| / |guided - cond|` over all steps."""
+        return (self._gap / self._term) ** 0.5
+
+
+def term_error(teacher: Any, student: Any, texts: Sequence[str], settings: Settings, scale: float) -> float | None:
+    """The error of the guidance term on the teacher's path; None at the scale 1, where there is no such term."""
+    if scale == 1:
+        return None
+    compared = Compared(teacher, student, scale)
+    draw(compared, texts, replace(settings, scales=(scale,), samples=min(settings.samples, 32)), progress=False)
+    return round(compared.error, 4)
 
 
 @dataclass(frozen=True)
@@ -83,8 +162,13 @@ def drawn(model: Any, asked: Sequence[Prompt], settings: Settings, *, one_pass: 
     return Drawn(clouds, Scores.of(asked, clouds), passes, seconds)
 
 
-def as_rows(models: dict[str, Drawn]) -> list[dict[str, Any]]:
-    """The scores on held-out prompts, the passes and the seconds of every model at every scale, ready for JSON."""
+def as_rows(models: dict[str, Drawn], errors: dict[float, float | None]) -> list[dict[str, Any]]:
+    """The scores on held-out prompts, the passes and the seconds of every model at every scale, ready for JSON.
+
+    Args:
+        models: what the teacher and the student drew, by their names.
+        errors: of the guidance term, by scale; see `term_error`.
+    """
     first = next(iter(models.values()))
     return [
         {
@@ -93,6 +177,7 @@ def as_rows(models: dict[str, Drawn]) -> list[dict[str, Any]]:
             **{what: asdict(one.scores.estimate(what, 'held_out', scale)) for what in ('adherence', 'coverage')},
             'passes': one.passes[scale],
             'seconds': round(one.seconds[scale], 2),
+            'term_error': errors[scale] if name == 'one pass' else None,
         }
         for scale in first.scores.scales
         for name, one in models.items()

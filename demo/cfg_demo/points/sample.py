@@ -15,6 +15,12 @@ from cfg_demo.progress import progress_bar
 from classifier_free_guidance_pytorch import guidance
 
 
+def rule_of(settings: Settings) -> guidance.Rule:
+    """The rule of the settings."""
+    rule: guidance.Rule = getattr(guidance, RULES[settings.rule])()
+    return rule
+
+
 @torch.no_grad()
 def draw(
     model: Any, texts: Sequence[str], settings: Settings, *, one_pass: bool = False, progress: bool = True
@@ -35,7 +41,7 @@ def draw(
     prepared = model.prepare(list(texts), negative)  # all that depends on the text alone, once for all scales and steps
     generator = torch.Generator().manual_seed(settings.seed + 1)
     noise = torch.randn(len(texts), settings.samples, 2, generator=generator).to(settings.device)
-    rule = None if one_pass else getattr(guidance, RULES[settings.rule])()
+    rule = None if one_pass else rule_of(settings)
     times = torch.linspace(1, 0, settings.sample_steps + 1).tolist()
 
     clouds = {}
@@ -58,7 +64,8 @@ def integrate(
 ) -> Tensor:
     """Euler steps of `dx = velocity(x, t) dt` along the given times."""
     state = None if rule is None else rule.init_state()
-    schedule = guidance.interval(scale, sigma=settings.interval) if scale > 1 else guidance.constant(scale)
+    learned = rule is None or scale <= 1  # a model that has learned an interval knows where it ends
+    schedule = guidance.constant(scale) if learned else guidance.interval(scale, sigma=settings.interval)
     for time, next_time in pairwise(times):
         velocity = model(
             points,

@@ -67,6 +67,14 @@ def noised(points: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, 
     return torch.lerp(data, noise, time.unsqueeze(-1)), time, noise - data
 
 
+def noised_alike(points: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """As `noised`, but the points of a cloud are equally far on their way: noisy points, and the time of each `(b, n)`."""
+    data = points / UNIT
+    noise = torch.randn(data.shape, generator=generator).to(data)
+    time = torch.sigmoid(1.2 * torch.randn(len(data), 1, generator=generator) - 0.3).to(data)
+    return torch.lerp(data, noise, time.unsqueeze(-1)), time.expand(data.shape[:-1])
+
+
 def flow_loss(model: Any, points: Tensor, encodings: Sequence[TextEncoding], generator: torch.Generator) -> Tensor:
     """The mean squared error of the velocity."""
     noisy, time, velocity = noised(points, generator)

@@ -1,0 +1,218 @@
+"""The work of `cfg-demo distil --world shapes`: distil the text-to-image model, draw with both, and have the checker read it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cfg_demo.folders import needs, unused, use_threads, writable
+from cfg_demo.image.batches import StepSampler, batches
+from cfg_demo.image.checkpoint import load_model
+from cfg_demo.image.data import collate, open_data
+from cfg_demo.image.diffusion import TIMES, Diffusion
+from cfg_demo.image.distil import Distiller, TermError
+from cfg_demo.image.drawing import SHIPPED
+from cfg_demo.image.grid import save_columns
+from cfg_demo.image.rules import Guided
+from cfg_demo.image.sampling import sample
+from cfg_demo.image.scores import PROMPTS, Prompts, Share, held_out_prompts, percent
+from cfg_demo.image.settings import TRAINING_FILE, ModelSettings, TrainSettings
+from cfg_demo.image.training import train
+from cfg_demo.image.watchers import SaveCheckpoint
+from cfg_demo.learning import check_scales
+from cfg_demo.shapes import check_all
+from classifier_free_guidance_pytorch import guidance
+from classifier_free_guidance_pytorch.errors import ConfigError
+
+SCALES = (1.5, 2.0, 3.0, 4.0)
+STEPS, BATCH, LEARNING_RATE, SAMPLE_STEPS, ASKED = 500, 16, 0.015, 20, 256
+QUICK = {'student_steps': 20, 'sample_steps': 8, 'prompts': 16}
+AT_ONCE = 64
+COMPARED = 32  # pictures on which the error of the guidance term is followed
+RULES = {'two passes': guidance.CFG(), 'one pass': None}  # of the teacher and of the student
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a model drew at one scale, and which pictures show the whole caption: `(n, 3, s, s)` and `(n,)`."""
+
+    images: Tensor
+    holds: Tensor
+    seconds: float
+
+
+def run_shapes(arguments: argparse.Namespace) -> None:
+    """Run the command; all that can be refused is refused before the first step."""
+    needs('matplotlib', 'the picture is drawn')
+    needs('diffusers', 'images are sampled')
+    for name, value in QUICK.items() if arguments.quick else ():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    scales = tuple(arguments.scales or SCALES)
+    use_threads(arguments.threads or 1)
+    folder = writable(arguments.out)
+    teacher, settings = load_model(arguments.teacher[0] if arguments.teacher else SHIPPED, arguments.device or 'cpu')
+    steps = SAMPLE_STEPS if arguments.sample_steps is None else arguments.sample_steps
+    check(scales, steps, settings)
+    prompts = asked(ASKED if arguments.prompts is None else arguments.prompts, settings)
+    distiller = start(arguments, teacher, settings, max(scales), folder)
+
+    errors = learn(distiller, folder)
+    models = {'two passes': teacher, 'one pass': distiller.average}
+    drawn = {(name, scale): read(models[name], settings, prompts, name, scale, steps) for scale in scales for name in RULES}
+    rows = as_rows(drawn)
+    picture = unused(folder / 'distil.png')
+    save_columns(picture, columns_of(drawn), shown(prompts))
+    report = {
+        'settings': {**asdict(distiller.model_settings), **asdict(distiller.settings), 'train': distiller.part},
+        'prompts': len(prompts.captions),
+        'sample_steps': steps,
+        'torch': torch.__version__,
+        'term_error': errors,
+        'rows': rows,
+    }
+    picture.with_suffix('.json').write_text(json.dumps(report, indent=1) + '\n', encoding='utf-8')
+    print(f'\n{as_table(rows)}\nPicture: {picture}  Numbers: {picture.with_suffix(".json")}')
+
+
+def check(scales: Sequence[float], steps: int, settings: ModelSettings) -> None:
+    """Raise `ConfigError` for scales, sampling steps and teachers with which this cannot work."""
+    check_scales(scales)
+    if not 1 <= steps <= TIMES:
+        raise ConfigError(f'--steps is a number from 1 to {TIMES}, but got {steps}')
+    if settings.reads_scale:
+        raise ConfigError('the teacher has been distilled itself: pass a model that is guided in two passes')
+
+
+def start(arguments: argparse.Namespace, teacher: Any, settings: ModelSettings, top: float, folder: Path) -> Distiller:
+    """A student, fresh or resumed.
+
+    Raises:
+        ConfigError: values that cannot work, or a folder that holds a run already.
+    """
+    own = TrainSettings(
+        steps=STEPS if arguments.student_steps is None else arguments.student_steps,
+        batch_size=BATCH if arguments.batch_size is None else arguments.batch_size,
+        learning_rate=LEARNING_RATE if arguments.learning_rate is None else arguments.learning_rate,
+        warm_up=20,
+        ema_decay=0.99,
+        device=arguments.device or 'cpu',
+        seed=arguments.seed or 0,
+    )
+    distiller = Distiller(teacher, settings, own, top=top, part=arguments.part or 'all')
+    if arguments.resume:
+        distiller.resume(folder)
+    elif (folder / TRAINING_FILE).exists():
+        raise ConfigError(f'{str(folder)!r} holds a run already: pass --resume to go on with it, or another folder as --out')
+    return distiller
+
+
+def learn(distiller: Distiller, folder: Path) -> dict[int, float]:
+    """Take the remaining steps on drawn scenes, save on the way, and return the errors of the guidance term by step."""
+    size, settings = distiller.model_settings.image_size, distiller.settings
+    scenes, count = {'size': size, 'zoom': distiller.model_settings.zoom}, settings.batch_size
+    data = open_data('shapes', seed=settings.seed, **scenes)  # type: ignore[arg-type]
+    apart = open_data('shapes', seed=settings.seed + 7, split='held_out', **scenes)  # type: ignore[arg-type]
+    errors = TermError(*collate([apart[index] for index in range(COMPARED)]))
+    order = StepSampler(len(data), batch_size=count, steps=settings.steps, start=distiller.step, seed=settings.seed)  # type: ignore[arg-type]
+    try:
+        train(distiller, batches(data, collate, order), [errors, SaveCheckpoint(folder, 100)])
+    except KeyboardInterrupt:
+        distiller.save(folder)
+        print(f'\ninterrupted at step {distiller.step} and saved: go on with --resume')
+        raise
+    return errors.errors
+
+
+def asked(count: int, settings: ModelSettings) -> Prompts:
+    """About that many held-out prompts, of each kind its share."""
+    if count < 1:
+        raise ConfigError(f'--prompts counts from 1, but got {count}')
+    whole = sum(PROMPTS.values())
+    counts = {kind: max(1, round(share * count / whole)) for kind, share in PROMPTS.items()}
+    return held_out_prompts(settings.image_size, counts, zoom=settings.zoom)
+
+
+def read(model: Any, settings: ModelSettings, prompts: Prompts, name: str, scale: float, steps: int) -> Read:
+    """Draw one picture of every prompt, and have it read.
+
+    Args:
+        model: in eval mode.
+        settings: of the teacher.
+        prompts: what is drawn, each from a seed of its own.
+        name: a key of `RULES`: how the model is asked.
+        scale: the guidance scale.
+        steps: of Euler.
+    """
+    begun, captions = time.perf_counter(), prompts.captions
+    images = torch.cat(
+        [
+            sample(
+                model,
+                Diffusion(settings.prediction),
+                captions[at : at + AT_ONCE],
+                size=settings.image_size,
+                how=Guided(RULES[name], scale),
+                seeds=range(1000 + at, 1000 + min(at + AT_ONCE, len(captions))),
+                steps=steps,
+                title=f'{name} at {scale:g}',
+            )
+            for at in range(0, len(captions), AT_ONCE)
+        ]
+    )
+    seconds = time.perf_counter() - begun
+    verdicts = check_all(images, captions, settings.zoom)
+    return Read(images, torch.tensor([verdict.holds for verdict in verdicts]), seconds)
+
+
+def as_rows(drawn: Mapping[tuple[str, float], Read]) -> list[dict[str, Any]]:
+    """By scale the share of whole captions of both, and what one pass changes, prompt by prompt; ready for JSON."""
+    rows = []
+    for scale in dict.fromkeys(scale for _, scale in drawn):
+        two, one = (drawn[name, scale] for name in RULES)
+        rows.append(
+            {
+                'cond_scale': scale,
+                **{name: Share(int(drawn[name, scale].holds.sum()), len(two.holds)).as_dict() for name in RULES},
+                'change': _mean(one.holds.float() - two.holds.float()),
+                'seconds': [round(two.seconds, 1), round(one.seconds, 1)],
+            }
+        )
+    return rows
+
+
+def _mean(values: Tensor) -> dict[str, float]:
+    """The mean over prompts with its 95% interval, `mean +- 1.96 * sd / sqrt(n)`."""
+    mean, half = values.mean().item(), 1.96 * values.std().item() / len(values) ** 0.5
+    return {'mean': round(mean, 4), 'low': round(mean - half, 4), 'high': round(mean + half, 4)}
+
+
+def as_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a table for the terminal: whole captions in percent, and their change in points of percent."""
+    lines = [f'{"cond_scale":>10}{"two passes %":>16}{"one pass %":>16}{"change":>16}{"seconds":>18}']
+    for row in rows:
+        change = row['change']
+        cells = [percent(row[name], interval=True) for name in RULES]
+        cells.append(f'{100 * change["mean"]:+.1f} ± {100 * (change["high"] - change["mean"]):.1f}')
+        seconds = ' / '.join(map(str, row['seconds']))
+        lines.append(f'{row["cond_scale"]:>10g}' + ''.join(f'{cell:>16}' for cell in cells) + f'{seconds:>18}')
+    return '\n'.join(lines)
+
+
+def shown(prompts: Prompts, most: int = 6) -> list[tuple[int, str]]:
+    """The prompts of the picture: evenly from all, so that each kind has its share."""
+    every = max(1, len(prompts.captions) // most)
+    return [(index, prompts.captions[index]) for index in range(0, len(prompts.captions), every)][:most]
+
+
+def columns_of(drawn: Mapping[tuple[str, float], Read]) -> dict[str, tuple[Tensor, Tensor]]:
+    """For each column of the picture, by its title, all images and which of them hold."""
+    return {f'scale {scale:g}\n{name}': (one.images, one.holds) for (name, scale), one in drawn.items()}

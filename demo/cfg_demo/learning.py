@@ -1,0 +1,30 @@
+"""What the students of all worlds have in common when guidance is distilled: the scales, and the part that learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from classifier_free_guidance_pytorch.errors import ConfigError
+
+MOST_SEEDS = 10  # for which `points.repeat` knows intervals
+TRAINED = ('all', 'conditioner', 'scale')
+
+
+def check_scales(scales: Sequence[float]) -> None:
+    """Raise `ConfigError` for scales that are not distilled."""
+    if min(scales) < 1 or max(scales) == 1:
+        raise ConfigError(f'--scales are at least 1, and one of them is above it, but got {list(scales)}')
+
+
+def train_only(student: Any, part: str) -> Any:
+    """Freeze all of a student but one part, and return it.
+
+    Args:
+        student: a model whose text conditioner reads the scale.
+        part: 'all'; 'conditioner', the text conditioner alone; or 'scale', the layer that reads the scale alone.
+    """
+    trained = {'all': student, 'conditioner': student.text_conditioner}.get(part, student.text_conditioner.scale_input)
+    student.requires_grad_(False)
+    trained.requires_grad_(True)
+    return student
