@@ -46,7 +46,7 @@ def save_columns(path: Path, columns: Mapping[str, tuple[Tensor, Tensor]], rows:
         columns: by their titles, images `(b, 3, s, s)` from 0 to 1, and which of them hold `(b,)`.
         rows: which images are shown, and their captions.
     """
-    figure = _figure(len(columns) * TILE + 1.6, len(rows) * TILE + 0.8)
+    figure = new_figure(len(columns) * TILE + 1.6, len(rows) * TILE + 0.8)
     cells = figure.subplots(len(rows), len(columns), squeeze=False)
     for line, (index, caption) in zip(cells, rows, strict=True):
         for cell, (images, holds) in zip(line, columns.values(), strict=True):
