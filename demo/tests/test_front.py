@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,6 +114,17 @@ def test_every_rule_and_schedule_is_drawn_or_said_to_be_left_out():
     assert every - drawn - families == left_out
     names = [plan.name for plan in all_plans(25, images=False)]
     assert len(set(names)) == len(names)
+
+
+def test_the_table_of_the_page_is_that_of_the_run():
+    docs = Path(__file__).parents[2] / 'docs'
+    rows = {one['name']: one for one in json.loads((docs / 'pictures' / 'front.json').read_text())['rows']}
+    found = re.findall(r'^\| ([\d.]+) \| (\**)(.+?)\2 \| (.+ ± .+) \|$', (docs / 'guidance.md').read_text(), re.MULTILINE)
+    assert len(found) > 10
+    for passes, bold, name, cells in found:
+        one = rows[name]
+        assert (float(passes), bool(bold)) == (round(one['passes'], 1), one['on the front'])
+        assert cells.split(' | ') == [f'{one[m]["mean"]:.3f} ± {one[m]["high"] - one[m]["mean"]:.3f}' for m in MEASURES]
 
 
 def test_points_are_measured_and_an_interrupted_run_goes_on(tmp_path, capsys, monkeypatch):

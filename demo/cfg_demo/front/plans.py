@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from classifier_free_guidance_pytorch import guidance
 from classifier_free_guidance_pytorch.guidance import CFG, Adaptive, CFGZeroStar, ReuseDelta, Rule, Schedule, interval
 
-ROUGH = 0.6  # of the steps, where fewer steps are the saver
+ROUGH = 0.6  # of the steps, where fewer steps are what saves
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,17 @@ def all_plans(steps: int, *, images: bool) -> list[Plan]:
         *[Plan(f'{name} {scale:g}', 'rule', rule, scale, steps) for name, rule, scales in _rules(images) for scale in scales],
         *[Plan(name, 'schedule', CFG(), scale, steps) for name, scale in _schedules(images).items()],
         *_savers(steps),
+        *_fewer_steps(steps, images),
+    ]
+
+
+def _fewer_steps(steps: int, images: bool) -> list[Plan]:
+    """Return every rule, at one scale, with so few steps that guidance at all of them costs little more than none at all."""
+    rough = max(1, round(ROUGH * steps))
+    return [
+        Plan(f'{name} {scale:g}, {rough} steps', 'saver', rule, scale, rough)
+        for name, rule, scales in _rules(images)
+        for scale in ((2.0,) if 2.0 in scales else scales[:1])
     ]
 
 
@@ -81,6 +92,7 @@ def _schedules(images: bool) -> dict[str, Schedule]:
         for scale in (2.0, 3.0)
     }
     found |= {
+        'cfg 2.5 in (0, 0.6]': interval(2.5, sigma=(0.0, 0.6)),
         'linear 1 to 3': guidance.linear(1.0, 3.0),
         'cosine 1 to 3': guidance.cosine(1.0, 3.0),
         'power-cosine 1 to 3': guidance.power_cosine(1.0, 3.0),
@@ -96,7 +108,6 @@ def _schedules(images: bool) -> dict[str, Schedule]:
 def _savers(steps: int) -> list[Plan]:
     """Return what takes fewer passes: differences that are reused, guidance that stops, fewer steps, and these together."""
     late, short, zero = (0.1, 0.5), (0.1, 0.6), CFGZeroStar()
-    rough = max(1, round(ROUGH * steps))
     middle = max(1, round(0.8 * steps))
     made: list[tuple[str, Rule, float | Schedule, int]] = [
         ('reuse(2) cfg 2', ReuseDelta(CFG(), 2), 2.0, steps),
@@ -113,8 +124,6 @@ def _savers(steps: int) -> list[Plan]:
         ('adaptive(.99) cfg 3 in (0, 0.6]', _adaptive(0.99), interval(3.0, sigma=(0.0, 0.6)), steps),
         ('adaptive(.999) cfg 2.5 in (0, 0.6]', _adaptive(0.999), interval(2.5, sigma=(0.0, 0.6)), steps),
         (f'cfg 1, {2 * steps} steps', CFG(), 1.0, 2 * steps),
-        (f'cfg 2, {rough} steps', CFG(), 2.0, rough),
-        (f'cfg-zero-star 2, {rough} steps', zero, 2.0, rough),
         (f'reuse(2) cfg-zero-star 2, {middle} steps', ReuseDelta(zero, 2), 2.0, middle),
     ]
     return [Plan(name, 'saver', rule, scale, count) for name, rule, scale, count in made]
