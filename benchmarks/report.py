@@ -10,6 +10,7 @@ from benchmarks.parts import ON_GPU, PARTS
 from benchmarks.results import RESULTS, ROOT, Figure, Result, read_all
 
 PAGE = ROOT / 'docs' / 'performance.md'
+REAL = 'corpus_embed_minilm'  # of benchmarks.corpus_embed, whose other parts have their place in docs/corpus.md
 PICTURE = ROOT / 'docs' / 'pictures' / 'performance.png'
 
 
@@ -25,7 +26,7 @@ def report(results: Path = RESULTS, page: Path = PAGE, picture: Path = PICTURE) 
         draw(by_device['cpu'], picture)
     blocks = {'gpu': gpu_block(by_device['cuda'])}
     blocks['bars'] = table(('what', 'bar', 'median', 'quartiles', ''), bar_rows(by_device['cpu'].values()))
-    for part in PARTS:
+    for part in (*PARTS, REAL):
         result = by_device['cpu'].get(part)
         blocks[part] = block(result) if result else '*Not measured.*'
     page.write_text(filled(page.read_text(encoding='utf-8'), blocks), encoding='utf-8')
@@ -81,10 +82,11 @@ def provenance(result: Result) -> str:
     """Where, when and how a part was measured."""
     where = result.environment
     versions = ', '.join(f'{name} {number}' for name, number in where['versions'].items() if number)
+    dtype = result.settings.get('dtype', 'float32')
     device = where['processor'] if where['device'] == 'CPU' else where['device']
     return (
         f'`{result.command}`: {where["date"]}, {device}, {where["threads"]} threads on {where["cores"]} cores, '
-        f'load {where["load_average"][0]} when done, Python {where["python"]}, {versions}, {result.settings["dtype"]}, '
+        f'load {where["load_average"][0]} when done, Python {where["python"]}, {versions}, {dtype}, '
         f'{result.settings["minutes"]} minutes.'
     )
 

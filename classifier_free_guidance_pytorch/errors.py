@@ -27,6 +27,8 @@ from typing import Any, TypeVar
 # what moves a cursor, recolours, hides or reorders text, and halves of characters: all but the line feed and the tabulator
 _UNPRINTABLE = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 
+_LONGEST = 3000  # characters of a message
+
 F = TypeVar('F', bound=Callable[..., Any])
 
 
@@ -44,7 +46,10 @@ class CFGError(Exception):
     """Base of the library's own errors."""
 
     def __str__(self) -> str:
-        return printable(Exception.__str__(self))
+        message = Exception.__str__(self)
+        if len(message) > _LONGEST:  # what was given may be as long as a book; how to fix it is said last
+            message = f'{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}'
+        return printable(message)
 
 
 class ConfigError(CFGError, ValueError):

@@ -26,6 +26,15 @@ def test_the_family():
     assert errors.CFGError.__mro__[1] is Exception
 
 
+def test_a_message_is_never_a_book():
+    """What was given may be; the beginning and the end, which says how to fix it, are shown."""
+    message = str(ConfigError(f'texts is a batch of strings, but got {"a" * 100_000}: wrap it in a list'))
+    assert len(message) < 3100
+    assert message.startswith('texts is a batch of strings, but got aaa')
+    assert message.endswith('aaa: wrap it in a list')
+    assert str(ConfigError('b' * 3000)) == 'b' * 3000
+
+
 # texts
 
 BAD_TEXTS = {

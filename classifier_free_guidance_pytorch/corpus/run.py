@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from os import PathLike, fspath
 from pathlib import Path
 
+from classifier_free_guidance_pytorch.corpus.cluster.disk import check_renames
 from classifier_free_guidance_pytorch.corpus.cluster.ranks import Rank, lock_folder, lock_plan, wait_for_plan
 from classifier_free_guidance_pytorch.corpus.cluster.repair import reopen_if_incomplete
 from classifier_free_guidance_pytorch.corpus.encode.embedder import TextEmbedder, check_device
@@ -91,6 +93,7 @@ def embed_corpus(
         if manifest_path(run.directory).exists():
             reopen_if_incomplete(run.directory, rank)
         if not manifest_path(run.directory).exists():
+            run.check_version(plan)
             run.check_room(plan)
             if engine == 'ray':
                 from classifier_free_guidance_pytorch.corpus.cluster.ray_engine import encode_with_ray
@@ -99,6 +102,14 @@ def embed_corpus(
             else:
                 job.encode(rank.share(range(plan.shards)), rank.title('encoding'), quiet or not rank.is_leader)
         return run.finish(job)
+
+
+def _library() -> str:
+    """Return the version of this library; empty where it runs from a folder that was never installed."""
+    try:
+        return version('classifier-free-guidance-pytorch')
+    except PackageNotFoundError:
+        return ''
 
 
 def _check_arguments(
@@ -142,7 +153,7 @@ class Run:
         """
         source = {**self.source.fingerprint(digest), 'empty': 'kept' if self.keep_empty else 'skipped'}
         records, batch_size, precision = self.embedder.records(), self.embedder.batch_size, self.embedder.precision
-        return Plan(source, records, self.shard_rows, captions, unique, skipped, batch_size, precision)
+        return Plan(source, records, self.shard_rows, captions, unique, skipped, batch_size, precision, library=_library())
 
     def check_folder(self) -> None:
         """Make the folder, and refuse one that cannot be written to or that holds something else.
@@ -199,6 +210,7 @@ class Run:
             plan = self.resume()
             assert plan is not None
             return plan
+        check_renames(scratch_path(self.directory), self.directory)
         with progress_bar('reading', None, self.quiet) as bar:
             found = scan(self.source, self.directory, self.shard_rows, self.keep_empty, bar.update)
         plan = self.plan(found.captions, found.unique, dict(sorted(found.skipped.counts.items())))
@@ -207,6 +219,18 @@ class Run:
         if plan.skipped:
             log(f'skipped: {found.skipped}', self.quiet)
         return plan
+
+    def check_version(self, plan: Plan) -> None:
+        """Refuse to go on with encodings that a different version of this library began.
+
+        Raises:
+            ConfigError: The message names both.
+        """
+        if plan.library not in ('', _library()):
+            raise ConfigError(
+                f'{self.directory} was begun by version {plan.library} of this library, and this is {_library()}: a store has '
+                'the features of one version. Go on with that one, on every machine, or pass a different folder'
+            )
 
     def check_room(self, plan: Plan) -> None:
         """Refuse a run for which the disk has no room: it writes at least one token and the pooled feature of every caption.

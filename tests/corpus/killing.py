@@ -2,6 +2,7 @@
 
     python -m tests.corpus.killing steps FOLDER 1       # at its first step towards the disk, its second, its third ...
     python -m tests.corpus.killing random FOLDER 50     # fifty times at a random moment, a store until it is complete
+    python -m tests.corpus.killing ranks FOLDER 1       # one of two ranks at each of its steps, and starts it again
 
 A process of its own: libraries are imported once, before anything runs in them, and every run is a fork. Prints a JSON object.
 """
@@ -45,8 +46,8 @@ def kill_at(step: int) -> None:
         setattr(os, name, counted(getattr(os, name)))
 
 
-def was_killed(out: Path, step: int | None = None, seconds: float | None = None) -> bool:
-    """Run `cfg-embed` in a fork, killed at a step or after some seconds if it is not done by then; whether it was killed."""
+def started(out: Path, step: int | None = None) -> int:
+    """Start `cfg-embed` in a fork, which is killed at a step, and return its process."""
     from classifier_free_guidance_pytorch.corpus.command import main
 
     process = os.fork()
@@ -59,12 +60,23 @@ def was_killed(out: Path, step: int | None = None, seconds: float | None = None)
             code = main([str(out.parent / 'captions.txt'), '--out', str(out), *options])
         finally:
             os._exit(code)
-    if seconds is not None:
-        time.sleep(seconds)
-        os.kill(process, signal.SIGKILL)
+    return process
+
+
+def ended(process: int) -> bool:
+    """Wait for a process; whether it was killed."""
     status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     assert status in (0, -signal.SIGKILL), status
     return status != 0
+
+
+def was_killed(out: Path, step: int | None = None, seconds: float | None = None) -> bool:
+    """Run `cfg-embed` in a fork, killed at a step or after some seconds if it is not done by then; whether it was killed."""
+    process = started(out, step)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(process, signal.SIGKILL)
+    return ended(process)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -101,6 +113,32 @@ def at_random(folder: Path, kills: int) -> dict[str, int]:
     return {'kills': done, 'stores': stores}
 
 
+def started_rank(out: Path, rank: int, step: int | None = None) -> int:
+    """Start one of two ranks, killed at a step, and return its process."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE='2')
+    process = started(out, step)
+    del os.environ['RANK'], os.environ['WORLD_SIZE']
+    return process
+
+
+def at_steps_of_a_rank(folder: Path, stride: int) -> dict[str, int]:
+    """One store per step: a rank is killed there beside the other, is started again by itself, and the store is compared."""
+    reference = files_of(folder / 'reference')
+    kills = {0: 0, 1: 0}
+    for victim in kills:
+        while True:
+            out = folder / f'rank-{victim}-{kills[victim]}'
+            other = started_rank(out, 1 - victim)
+            if not ended(started_rank(out, victim, 1 + kills[victim] * stride)):
+                assert not ended(other)
+                break
+            assert not ended(started_rank(out, victim)), 'the rank that was killed, started again'
+            assert not ended(other), 'the other one'
+            assert files_of(out) == reference, f'another store after a kill of rank {victim}, the {kills[victim]}th'
+            kills[victim] += 1
+    return {'kills': sum(kills.values()), 'stores': sum(kills.values())}
+
+
 def run(mode: str, folder: Path, number: int) -> dict[str, int]:
     from tqdm import tqdm
 
@@ -111,7 +149,7 @@ def run(mode: str, folder: Path, number: int) -> dict[str, int]:
     embedder.embed(['a circle'])  # libraries and weights are loaded once: a fork finds them
     (folder / 'captions.txt').write_text('\n'.join(CAPTIONS), encoding='utf-8')
     assert not was_killed(folder / 'reference')
-    return {'steps': at_steps, 'random': at_random}[mode](folder, number)
+    return {'steps': at_steps, 'random': at_random, 'ranks': at_steps_of_a_rank}[mode](folder, number)
 
 
 if __name__ == '__main__':

@@ -29,6 +29,12 @@ def test_killed_at_steps_towards_the_disk(tmp_path):
     assert done['kills'] >= 8
 
 
+def test_a_rank_that_is_killed_and_started_again(tmp_path):
+    """At every twentieth of its steps, beside the other; `python -m tests.corpus.killing ranks FOLDER 1` takes them all."""
+    done = kill('ranks', tmp_path, 20)
+    assert done['kills'] >= 4
+
+
 def test_killed_at_random_moments(tmp_path):
     """A few; `python -m tests.corpus.killing random FOLDER 50` does more."""
     done = kill('random', tmp_path, 5)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from classifier_free_guidance_pytorch.corpus.scan.first_pass import scratch_path
 from classifier_free_guidance_pytorch.corpus.store.layout import CAPTIONS, manifest_path, plan_path
-from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
+from classifier_free_guidance_pytorch.errors import ConfigError, UsageError, warn
 
 _PATIENCE = 900.0  # seconds without a sign of life from the process that reads the captions
 
@@ -69,6 +69,7 @@ def lock_folder(directory: Path, rank: Rank) -> Iterator[None]:
     """Keep other runs out of a folder while a process, or the ranks of one run, use it. A killed process holds no lock.
 
     All ranks share the lock of the folder itself. Rank 0 also locks the folder of the captions: there is one rank 0 at a time.
+    Where the disk keeps no locks, a warning says so.
 
     Raises:
         UsageError: Another run is using the folder.
@@ -84,11 +85,25 @@ def lock_folder(directory: Path, rank: Rank) -> Iterator[None]:
 
 
 def _lock_or_refuse(stack: ExitStack, folder: Path, directory: Path, exclusive: bool) -> None:
-    """Lock a folder until the stack is closed; errors name `directory`."""
+    """Lock a folder until the stack is closed; messages name `directory`."""
     descriptor = os.open(folder, os.O_RDONLY)
     stack.callback(os.close, descriptor)
     if not _lock(descriptor, exclusive, wait=False):
         raise UsageError(f'another run is using {directory}: wait for it, or pass a different folder')
+    if folder == directory and not _is_kept(folder):
+        warn(
+            f'the disk of {directory} keeps no locks, as some disks of a network do not, so a second run in this folder would '
+            'not be noticed: take care that there is none'
+        )
+
+
+def _is_kept(folder: Path) -> bool:
+    """Return whether a folder that is locked is locked: a second lock, of the whole of it, has to be refused."""
+    second = os.open(folder, os.O_RDONLY)
+    try:
+        return not _lock(second, exclusive=True, wait=False)
+    finally:
+        os.close(second)
 
 
 @contextmanager

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from dataclasses import replace
 from typing import Any
 
 from classifier_free_guidance_pytorch.corpus.encode.job import Job
 from classifier_free_guidance_pytorch.corpus.encode.progress import SharedBar, progress_bar
-from classifier_free_guidance_pytorch.errors import CFGError, ConfigError, MissingDependencyError
+from classifier_free_guidance_pytorch.corpus.scan.first_pass import scratch_path
+from classifier_free_guidance_pytorch.errors import CFGError, ConfigError, MissingDependencyError, UsageError
 
 _PROCESSORS_PER_WORKER = 4  # on machines without a GPU
+_DIED = {'RayActorError', 'WorkerCrashedError', 'OutOfMemoryError', 'NodeDiedError'}  # of ray.exceptions
+_AFTER_DEATH = (
+    'The machine may lack memory: pass fewer workers or a smaller batch_size. What was written is kept: the same command goes on '
+    'from there'
+)
+_STARTS = 4  # of a shard, by actors that died at it; Ray Data itself would start actors for ever
 
 
 class ShardWriter:
@@ -23,10 +31,26 @@ class ShardWriter:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Encode the shards of `{'shard': numbers}`; return the same with the number of captions of each."""
         shards = [int(shard) for shard in batch['shard']]
+        for shard in shards:
+            self._start(shard)
         items = [item for item in self.job.items(shards) if not self.job.is_done(item)]
         with progress_bar('encoding', None, quiet=True) as bar:
             self.job.encode_items(items, SharedBar(bar, 1))
         return {**batch, 'captions': [self.job.plan.rows_of(shard) for shard in shards]}
+
+    def _start(self, shard: int) -> None:
+        """Count in the folder how often a shard was begun, since an actor that dies forgets it.
+
+        Raises:
+            UsageError: Actors died at it again and again.
+        """
+        path = scratch_path(self.job.directory) / f'started-{shard}'
+        path.parent.mkdir(exist_ok=True)
+        with path.open('ab') as file:
+            file.write(b'.')
+            starts = file.tell()
+        if starts > _STARTS:
+            raise UsageError(f'workers of Ray died {_STARTS} times while they encoded shard {shard}. {_AFTER_DEATH}')
 
 
 def encode_with_ray(job: Job, address: str | None, workers: int | None, quiet: bool) -> None:
@@ -40,6 +64,7 @@ def encode_with_ray(job: Job, address: str | None, workers: int | None, quiet: b
 
     Raises:
         CFGError: An actor raised it.
+        UsageError: Actors died again and again.
         ConfigError: No cluster answers at the address.
         MissingDependencyError: Ray is not installed.
     """
@@ -59,6 +84,7 @@ def encode_with_ray(job: Job, address: str | None, workers: int | None, quiet: b
     try:
         _encode(ray, job, todo, workers, quiet)
     finally:
+        shutil.rmtree(scratch_path(job.directory), ignore_errors=True)
         if started:
             ray.shutdown()
 
@@ -87,9 +113,12 @@ def _encode(ray: Any, job: Job, todo: list[int], workers: int | None, quiet: boo
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return our own error if an actor raised one, without what Ray wrapped it in."""
+    """Return our own error if an actor raised one, without what Ray wrapped it in, or if actors died."""
     inner: BaseException | None = error
     while inner is not None and not isinstance(inner, CFGError):
+        if {cls.__name__ for cls in type(inner).__mro__} & _DIED:
+            first = next((line.strip() for line in str(inner).splitlines() if line.strip()), '')
+            return UsageError(f'a worker of Ray died ({type(inner).__name__}: {first[:200]}). {_AFTER_DEATH}')
         inner = getattr(inner, 'cause', None) or inner.__cause__
     return inner or error
 

@@ -116,6 +116,7 @@ class Plan:
         batch_size: The number of captions in a batch of the encoder; a shard's bytes may depend on it.
         precision: The precision of the encoders, 'fp32', 'bf16' or 'fp16'; a shard's bytes depend on it.
         version: The version of this format.
+        library: The version of the library that began the store; empty where that is not stated.
 
     Raises:
         ConfigError: Counts that cannot be, no encoder, or two with one label.
@@ -130,6 +131,7 @@ class Plan:
     batch_size: int
     precision: str = 'fp32'
     version: int = VERSION
+    library: str = ''
 
     def __post_init__(self) -> None:
         labels = [encoder.label for encoder in self.encoders]
@@ -151,8 +153,8 @@ class Plan:
         return min(self.shard_rows, self.unique - shard * self.shard_rows)
 
     def differences(self, other: Plan) -> list[str]:
-        """Return one line for each entry that differs in another plan."""
-        mine, its = _leaves(asdict(self)), _leaves(asdict(other))
+        """Return one line for each entry that differs in another plan; which version of the library began it is none of them."""
+        mine, its = (_leaves({**asdict(plan), 'library': ''}) for plan in (self, other))
         keys = sorted(key for key in mine.keys() | its.keys() if mine.get(key) != its.get(key))
         return [f'{key}: {mine.get(key)!r}, there {its.get(key)!r}' for key in keys]
 
