@@ -218,7 +218,8 @@ def test_an_actor_that_ray_gives_up_ends_the_run_in_words(captions, tmp_path, mo
     assert len(EmbeddingStore(tmp_path / 'store')) == 5
 
 
-@pytest.mark.timeout(900)  # Ray starts half a dozen processes, which a busy machine takes its time for
+@pytest.mark.skipif(not os.environ.get('CFG_RAY'), reason='Ray takes minutes to give an actor up: CFG_RAY=1 runs it')
+@pytest.mark.timeout(900)
 def test_actors_that_die_once_and_again_and_again(captions, tmp_path, monkeypatch):
     """The one is replaced; the other ends the run, which goes on where it was when the cause is gone."""
     ray = pytest.importorskip('ray')
