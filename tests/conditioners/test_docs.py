@@ -13,7 +13,7 @@ DOCS = Path(__file__).parents[2] / 'docs'
 
 
 @pytest.mark.parametrize(('page', 'least'), [('conditioning.md', 8), ('migration.md', 3)])
-def test_every_block_runs(page, least, tmp_path, monkeypatch):
+def test_every_block_runs(page, least, tmp_path, monkeypatch, tiny_clip):
     monkeypatch.chdir(tmp_path)  # where the page writes a file
     blocks = re.findall(r'```python\n(.*?)```', (DOCS / page).read_text(encoding='utf-8'), re.DOTALL)
     assert len(blocks) >= least
