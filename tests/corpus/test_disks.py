@@ -218,7 +218,7 @@ def test_an_actor_that_ray_gives_up_ends_the_run_in_words(captions, tmp_path, mo
     assert len(EmbeddingStore(tmp_path / 'store')) == 5
 
 
-@pytest.mark.skipif(not os.environ.get('CFG_RAY'), reason='Ray takes minutes to give an actor up: CFG_RAY=1 runs it')
+@pytest.mark.skipif(not os.environ.get('CFG_RAY'), reason='a cluster of Ray whose actors die: CFG_RAY=1 runs it')
 @pytest.mark.timeout(900)
 def test_actors_that_die_once_and_again_and_again(captions, tmp_path, monkeypatch):
     """The one is replaced; the other ends the run, which goes on where it was when the cause is gone."""
