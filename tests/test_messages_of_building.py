@@ -23,7 +23,7 @@ BUILDING = {
     'a null': ({'null': 'mean'}, "null='mean'"),
     'a type': (
         {'model_types': 'gpt'},
-        r"model_types has 'gpt', which is unknown: pass one of 't5', 'clip', 'bge', 'hf', 'mini', or an",
+        r"model_types has 'gpt', which is unknown: pass one of 't5', 'clip', 'bge', 'hf', 'mini', 'english', or an",
     ),
     'no types': ({'model_types': ()}, 'model_types is empty, but a conditioner needs at least one encoder'),
     'names': ({'model_names': ('a', 'b')}, 'model_names needs one entry per model type, so 1, but got 2'),

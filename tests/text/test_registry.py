@@ -10,7 +10,7 @@ from classifier_free_guidance_pytorch.text.t5 import T5Adapter
 from tests.tiny_models import TinyEncoder
 
 pytestmark = pytest.mark.usefixtures('tiny_t5', 'tiny_clip')
-TYPES = "pass one of 't5', 'clip', 'bge', 'hf', 'mini', or an object with encode, dim_latent, dim_pooled, max_text_len"
+TYPES = "pass one of 't5', 'clip', 'bge', 'hf', 'mini', 'english', or an object with encode, dim_latent, dim_pooled, max_text_len"
 
 
 def test_one_type_several_types_and_objects():
