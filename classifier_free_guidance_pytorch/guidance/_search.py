@@ -134,7 +134,8 @@ def search(
     Raises:
         ConfigError: An argument that cannot work, or a score that is no finite number.
 
-    >>> found = search(lambda schedule: [schedule(i / 4) for i in range(4)], lambda s: -abs(s[2] - 3) - abs(s[1] - 1), 6, steps=4)
+    >>> sample = lambda schedule: [schedule(i / 4) for i in range(4)]
+    >>> found = search(sample, lambda scales: -abs(scales[2] - 3) - abs(scales[1] - 1), budget=6, steps=4, pieces=4)
     >>> [found(i / 4) for i in (1, 2)]
     [1.0, 3.0]
     """

@@ -193,12 +193,12 @@ def test_a_local_cluster_of_ray_writes_what_one_process_writes(captions, tmp_pat
     finally:
         ray.shutdown()
     assert files_of(tmp_path / 'ray') == files_of(tmp_path / 'one')
-    encoder = build_encoder('mini')
+    encoder = build_encoder('english')
     assert len(mapped) == len([text for text in TEXTS if text])
     for row in mapped:
         expected = encoder.encode([row['caption']])
-        torch.testing.assert_close(torch.tensor(row['mini_pooled']), expected.pooled[0], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(torch.tensor(row['mini_tokens']), expected.tokens[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.tensor(row['english_pooled']), expected.pooled[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.tensor(row['english_tokens']), expected.tokens[0], rtol=1e-4, atol=1e-5)
 
 
 def test_a_cluster_that_is_not_there(captions, tmp_path, capsys, monkeypatch):
