@@ -10,17 +10,16 @@ A perturbation names modules and what becomes of them, for whoever runs the mode
 context       which blocks are open in this thread, task or context
 dispatch      the `forward` of a module while blocks are open on it
 arguments     what a module is given, and what it returns
-perturbation  names, look-up and block, for all kinds; skip, attention, shuffle: some kinds each
+perturbation  names, look-up and block, for all kinds; skip, attention, guided, shuffle: some kinds each
 """
 
 from classifier_free_guidance_pytorch.perturb.attention import (
-    GuidedAttention,
     PerturbedAttention,
     SmoothedAttention,
-    guided_attention,
     perturbed_attention,
     smoothed_attention,
 )
+from classifier_free_guidance_pytorch.perturb.guided import GuidedAttention, guided_attention
 from classifier_free_guidance_pytorch.perturb.perturbation import Perturbation
 from classifier_free_guidance_pytorch.perturb.shuffle import NoisyOutput, ShuffledTokens, noisy_output, shuffled_tokens
 from classifier_free_guidance_pytorch.perturb.skip import SkipLayers, SkipRandomLayers, skip_layers, skip_random_layers

@@ -23,6 +23,7 @@ from classifier_free_guidance_pytorch.perturb.perturbation import Perturbation
 class AttentionPerturbation(Perturbation):
     """The attention of the named modules is replaced wherever they call `F.scaled_dot_product_attention`."""
 
+    instead: ClassVar[str] = "be replaced; use perturbed_attention(..., to='input') or skip_layers(...)"
     image_tokens: int | None = None
     known: dict[type, Arguments] = field(default_factory=dict, repr=False, compare=False)
 
@@ -58,10 +59,7 @@ class AttentionPerturbation(Perturbation):
         with attention:
             output = forward(*args, **kwargs)
         if not attention.reached:
-            raise UsageError(
-                f'{name} never called F.scaled_dot_product_attention, so its attention cannot be replaced; '
-                "use perturbed_attention(..., to='input') or skip_layers(...)"
-            )
+            raise UsageError(f'{name} never called F.scaled_dot_product_attention, so its attention cannot {self.instead}')
         return output
 
     def image(self, tokens: int) -> slice:
@@ -189,82 +187,6 @@ def smoothed_attention(
     4.0
     """
     return SmoothedAttention(names, image_tokens, sigma=sigma, grid=grid)
-
-
-def _positive(positive: Tensor, negative: Tensor) -> Tensor:
-    """Leave the text alone."""
-    return positive
-
-
-@dataclass(frozen=True)
-class GuidedAttention(AttentionPerturbation):
-    """The outputs of the named cross-attention modules are guided away from another text: see `guided_attention`."""
-
-    made_by: ClassVar[str] = 'guided_attention'
-    negative: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
-    combine: Callable[[Tensor, Tensor], Tensor] = _positive
-    context: str = 'encoder_hidden_states'
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
-
-    def run(self, name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> object:
-        arguments, found = self.known[type(module)], []
-        given = arguments.get(self.context, args, kwargs)
-        if not isinstance(given, Tensor):
-            raise UsageError(f'{name} was called without {self.context}, the text it attends to; name it with context=')
-        negative = self.negative.to(given).expand(given.shape[0], -1, -1)  # (b, m, d)
-
-        def keep(*attended: Any, **options: Any) -> Tensor:
-            found.append(self.attend(*attended, **options))
-            return found[-1]
-
-        def guided(*attended: Any, **options: Any) -> Tensor:
-            # lengths are those of whole features: heads are joined, (b, h, n, d) -> (b, n, h*d)
-            ours, theirs = (one.transpose(1, 2).flatten(2) for one in (self.attend(*attended, **options), found.pop(0)))
-            joined: Tensor = self.combine(ours, theirs)  # (b, n, h*d)
-            return joined.reshape(*joined.shape[:2], attended[0].shape[1], -1).transpose(1, 2)
-
-        with AttentionReplaced(keep):
-            instead, options = arguments.replaced(self.context, negative, args, kwargs)
-            forward(*instead, **options)
-        if not found:
-            raise UsageError(f'{name} never called F.scaled_dot_product_attention, so its attention cannot be guided')
-        with AttentionReplaced(guided):
-            return forward(*args, **kwargs)
-
-
-def guided_attention(
-    *names: str, negative: Tensor, combine: Callable[[Tensor, Tensor], Tensor], context: str = 'encoder_hidden_states'
-) -> GuidedAttention:
-    """Make the pass in which the outputs of the named cross-attention modules are guided away from a negative text.
-
-    Normalized attention guidance, arXiv 2505.21179, in a model that is not ours, in one pass of it:
-
-        with guided_attention('*.attn2', negative=embeds, combine=partial(guidance.nag, scale=5.)).applied(unet):
-            prediction = unet(x, t, encoder_hidden_states=texts)
-
-    Args:
-        names: Names of cross-attention modules that use `F.scaled_dot_product_attention`, or shell patterns of them.
-        negative: What they attend to for the negative text, `(b, m, d)` or `(1, m, d)`, as they are given it for the text.
-        combine: A function of the features on the text and on the negative text, each `(b, n, h*d)`, before they are projected.
-        context: Which of their arguments is the text.
-
-    Returns:
-        A value, for a block: `with guided_attention(...).applied(model)`.
-
-    Raises:
-        ConfigError: No names, or names that are no strings.
-        ShapeError: Negative embeddings of another number of dimensions.
-
-    >>> import torch
-    >>> guided_attention('*.attn2', negative=torch.ones(1, 4, 8), combine=torch.maximum).context
-    'encoder_hidden_states'
-    """
-    if not isinstance(negative, Tensor) or negative.ndim != 3:
-        found = tuple(negative.shape) if isinstance(negative, Tensor) else type(negative).__name__
-        raise ShapeError(f'guided_attention: negative must be embeddings (b, m, d), got {found}')
-    return GuidedAttention(names, negative=negative, combine=combine, context=context)
 
 
 class AttentionReplaced(TorchFunctionMode):

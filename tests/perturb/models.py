@@ -54,3 +54,23 @@ def random(*shape, seed=0):
 
 def run_unet(model, texts=None):
     return model(random(2, 4, 8, 8), torch.tensor(300), random(2, 5, 12, seed=1) if texts is None else texts).sample
+
+
+def repeated(batch, inputs, texts):
+    """Two samples as a batch of so many, with texts of their own where they are given."""
+    inputs = {name: value.repeat(batch // 2, *[1] * (value.ndim - 1)) for name, value in inputs.items()}
+    return inputs if texts is None else {**inputs, 'encoder_hidden_states': texts}
+
+
+def run_sd3(model, batch=2, texts=None, **more):
+    inputs = {'hidden_states': random(2, 4, 8, 8), 'encoder_hidden_states': random(2, 3, 6), 'pooled_projections': random(2, 5)}
+    return model(**repeated(batch, inputs, texts), timestep=torch.tensor([300.0] * batch), **more).sample
+
+
+def run_flux(model, batch=2, texts=None, **more):
+    ids = torch.zeros(16, 3)
+    ids[:, 1], ids[:, 2] = torch.arange(16) // 4, torch.arange(16) % 4
+    inputs = {'hidden_states': random(2, 16, 4), 'encoder_hidden_states': random(2, 3, 6), 'pooled_projections': random(2, 5)}
+    return model(
+        **repeated(batch, inputs, texts), timestep=torch.tensor([0.3] * batch), img_ids=ids, txt_ids=torch.zeros(3, 3), **more
+    ).sample

@@ -18,42 +18,9 @@ from classifier_free_guidance_pytorch.perturb import (
     skip_random_layers,
     smoothed_attention,
 )
-from tests.perturb.models import random, run_unet
+from tests.perturb.models import random, run_flux, run_sd3, run_unet
 
-diffusers = pytest.importorskip('diffusers')
-
-
-@pytest.fixture(scope='module')
-def sd3():
-    torch.manual_seed(0)
-    return diffusers.SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, num_layers=3, attention_head_dim=4, num_attention_heads=2,
-        joint_attention_dim=6, caption_projection_dim=8, pooled_projection_dim=5, out_channels=4, pos_embed_max_size=8,
-    ).eval()  # fmt: skip
-
-
-@pytest.fixture(scope='module')
-def flux():
-    torch.manual_seed(0)
-    return diffusers.FluxTransformer2DModel(
-        patch_size=1, in_channels=4, num_layers=2, num_single_layers=2, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=6, pooled_projection_dim=5, axes_dims_rope=(2, 2, 4),
-    ).eval()  # fmt: skip
-
-
-def run_sd3(model, batch=2, **more):
-    inputs = {'hidden_states': random(2, 4, 8, 8), 'encoder_hidden_states': random(2, 3, 6), 'pooled_projections': random(2, 5)}
-    inputs = {name: value.repeat(batch // 2, *[1] * (value.ndim - 1)) for name, value in inputs.items()}
-    return model(**inputs, timestep=torch.tensor([300.0] * batch), **more).sample
-
-
-def run_flux(model, **more):
-    ids = torch.zeros(16, 3)
-    ids[:, 1], ids[:, 2] = torch.arange(16) // 4, torch.arange(16) % 4
-    return model(
-        hidden_states=random(2, 16, 4), encoder_hidden_states=random(2, 3, 6), pooled_projections=random(2, 5),
-        timestep=torch.tensor([0.3, 0.3]), img_ids=ids, txt_ids=torch.zeros(3, 3), **more,
-    ).sample  # fmt: skip
+pytest.importorskip('diffusers')
 
 
 @torch.no_grad()
