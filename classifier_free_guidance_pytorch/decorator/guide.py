@@ -66,7 +66,7 @@ def guide(source: Source, call: Call) -> Any:
     passes = source.passes(call, (*wanted, *extra))  # texts are read here, and nowhere else
     outputs = run(source, call, passes)  # one forward per pass, or one for all
     if keywords.cfg_batched:  # in which samples at scale 1 may have had no null pass
-        step = step._replace(rows=next((one.rows for one in passes if one.branch == 'null'), None))
+        step = step.but(rows=next((one.rows for one in passes if one.branch == 'null'), None))
 
     # One pass can be the answer by itself: nothing was asked for but the condition, the rule has done its work inside the
     # attention layers, or there is no text at all, and null + scale * (null - null) is null.
@@ -85,7 +85,7 @@ def guide(source: Source, call: Call) -> Any:
         elif is_zero:
             prediction = rule.zero(parts[0], step)
         else:
-            prediction = rule.guide(given._replace(null=None) if extra else given, scale, step)  # (b, ...)
+            prediction = rule.guide(given.with_null(None) if extra else given, scale, step)  # (b, ...)
         return (prediction, given.null) if keywords.return_unconditioned else prediction
 
     if isinstance(outputs[0], Tensor) and keywords.guide is None:

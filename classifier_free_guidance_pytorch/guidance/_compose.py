@@ -40,7 +40,7 @@ def compose(conds: Sequence[Tensor], null: Tensor, weights: Scale | Sequence[Sca
     if len(conds) == 0:
         raise ConfigError('compose: expected at least one conditional prediction, got none')
     every = one_each('compose', weights, len(conds), 'conditions')
-    check_alike('compose', {'null': null} | {f'conds[{i}]': cond for i, cond in enumerate(conds)}, linear=True)
+    check_alike('compose', {'null': null, **{f'conds[{i}]': cond for i, cond in enumerate(conds)}}, linear=True)
     first, *others = [aligned(weight, null, f'compose: weights[{i}]') for i, weight in enumerate(every)]
     guided = torch.lerp(null, conds[0], first)
     for cond, weight in zip(conds[1:], others, strict=True):

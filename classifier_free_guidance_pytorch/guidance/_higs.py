@@ -126,7 +126,7 @@ class HiGS(Wrapper):
         return self.rule.null_rows(scale, None if state is None else state.parts[0])
 
     def wanted(self, scale: Scale, step: Step) -> tuple[str, ...]:
-        return self.rule.wanted(scale, step._replace(state=None if step.state is None else step.state.parts[0]))
+        return self.rule.wanted(scale, step.but(state=None if step.state is None else step.state.parts[0]))
 
     def init_state(self, like: Tensor | None = None) -> State | None:
         return HistoryState(self, (self.rule.init_state(like),), None if like is None else torch.zeros_like(widened(like)))
@@ -136,7 +136,7 @@ class HiGS(Wrapper):
         assert isinstance(state, HistoryState)
         if progress is None:
             raise UsageError(f'{self!r} needs progress=, from 0 (pure noise) to 1, to know how strongly to act')
-        guided = self.rule.guide(given, scale, step._replace(state=state.parts[0]))
+        guided = self.rule.guide(given, scale, step.but(state=state.parts[0]))
         average = state.average
         state.check_held('an average', average, tuple(guided.shape), guided)
         before = torch.zeros_like(widened(guided)) if average is None else average

@@ -43,7 +43,7 @@ def perp_neg(
     if len(negatives) == 0:
         raise ConfigError('perp_neg: expected at least one negative prediction, got none')
     every = one_each('perp_neg', weights, len(negatives), 'negatives')
-    check_alike('perp_neg', {'cond': cond, 'null': null} | {f'negatives[{j}]': n for j, n in enumerate(negatives)})
+    check_alike('perp_neg', {'cond': cond, 'null': null, **{f'negatives[{j}]': n for j, n in enumerate(negatives)}})
     u = widened(null)
     strengths = [aligned(weight, u, f'perp_neg: weights[{j}]') for j, weight in enumerate(every)]
     positive = widened(cond) - u

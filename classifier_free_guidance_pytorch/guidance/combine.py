@@ -82,7 +82,7 @@ class Combined(Rule):
         return own[0] if own else 1.0 if 1.0 in defaults else None
 
     def needs_of_parts(self) -> set[str]:
-        return set().union(*(rule.needs_of_parts() for rule in self.parts))
+        return {name for rule in self.parts for name in rule.needs_of_parts()}
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class Sum(Combined):
 
     def wanted(self, scale: Scale, step: Step) -> tuple[str, ...]:
         states = self._states(step.state)
-        needed = [rule.wanted(scale, step._replace(state=state)) for rule, state in zip(self.rules, states, strict=True)]
-        return in_order({'cond'}.union(*needed)) if all(needed) else ()
+        needed = [rule.wanted(scale, step.but(state=state)) for rule, state in zip(self.rules, states, strict=True)]
+        return in_order(dict.fromkeys(['cond', *(name for one in needed for name in one)])) if all(needed) else ()
 
     def null_rows(self, scale: Scale, state: State | None = None) -> Tensor | None:
         of_parts = zip(self.rules, self._states(state), strict=True)
@@ -129,7 +129,7 @@ class Sum(Combined):
         return torch.unique(torch.cat(rows)) if rows and len(rows) == len(needed) else None
 
     def zero(self, like: Tensor, step: Step) -> Tensor:
-        silent = (rule.zero(like, step) for rule in self.rules if not rule.wanted(1.0, step._replace(state=None)))
+        silent = (rule.zero(like, step) for rule in self.rules if not rule.wanted(1.0, step.but(state=None)))
         return next(silent, torch.zeros_like(like))
 
     def init_state(self, like: Tensor | None = None) -> State | None:
@@ -138,9 +138,9 @@ class Sum(Combined):
     def guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         cond, states = given.cond, self._states(step.state)
         assert cond is not None
-        guided = self.rules[0].guide(given, scale, step._replace(state=states[0]))
+        guided = self.rules[0].guide(given, scale, step.but(state=states[0]))
         for rule, state in zip(self.rules[1:], states[1:], strict=True):
-            guided = guided + (rule.guide(given, scale, step._replace(state=state)) - cond)
+            guided = guided + (rule.guide(given, scale, step.but(state=state)) - cond)
         return guided
 
 
@@ -298,7 +298,7 @@ class OnChannels(Wrapper):
         cond, dim = given.cond, self.dim
         assert cond is not None
         size = cond.shape[dim] if -cond.ndim <= dim < cond.ndim else 0
-        start, stop, _ = slice(self.start, self.stop).indices(size)
+        start, stop = _bounds(self.start, self.stop, size)
         if start >= stop:
             raise ShapeError(
                 f'on_channels: channels {self.start} to {self.stop} of dimension {dim} are empty for predictions of '
@@ -308,6 +308,12 @@ class OnChannels(Wrapper):
         if x is not None and x.shape == cond.shape:
             x = x.narrow(dim, start, stop - start)
         part = given.map(lambda prediction: prediction.narrow(dim, start, stop - start))  # (b, stop - start, ...)
-        guided = self.rule.guide(part, scale, step._replace(x=x))
+        guided = self.rule.guide(part, scale, step.but(x=x))
         before, after = cond.narrow(dim, 0, start), cond.narrow(dim, stop, size - stop)
         return torch.cat((before, guided, after), dim=dim)
+
+
+def _bounds(start: int, stop: int | None, size: int) -> tuple[int, int]:
+    """Return `slice(start, stop).indices(size)`, which torch 2.6 does not trace."""
+    first, last = (at + size if at < 0 else at for at in (start, size if stop is None else stop))
+    return min(max(first, 0), size), min(max(last, 0), size)

@@ -89,7 +89,7 @@ class Piecewise(Schedule):
         p = self.given(now, 'progress')
         x = torch.as_tensor(p, dtype=None if isinstance(p, Tensor) else torch.float64)
         scale = torch.full_like(x, self.knots[0][1])
-        for (left, low), (right, high) in zip(self.knots, self.knots[1:], strict=False):
+        for (left, low), (right, high) in zip(self.knots[:-1], self.knots[1:], strict=True):
             inside = high if self.hold else low + (high - low) * ((x - left) / (right - left)).clamp(0, 1)
             scale = torch.where(x >= (right if self.hold else left), inside, scale)
         return scale if isinstance(p, Tensor) else float(scale)
@@ -175,9 +175,8 @@ class CFGPlusPlus(Schedule):
 
     def at(self, now: Moment) -> Scale:
         here, there = self.given(now, 'sigma'), self.given(now, 'next_sigma')
-        now = now._replace(
-            alpha=1.0 if now.alpha is None else now.alpha, next_alpha=1.0 if now.next_alpha is None else now.next_alpha
-        )
+        alpha, next_alpha = (1.0 if one is None else one for one in (now.alpha, now.next_alpha))
+        now = Moment(now.progress, now.sigma, now.next_sigma, alpha, next_alpha)
         alpha, next_alpha = self.given(now, 'alpha'), self.given(now, 'next_alpha')
         if not any(isinstance(value, Tensor) for value in (here, there, alpha, next_alpha)):
             if here == math.inf:

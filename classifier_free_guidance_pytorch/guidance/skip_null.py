@@ -89,7 +89,7 @@ class SkipNull(Wrapper):
 
     def wanted(self, scale: Scale, step: Step) -> tuple[str, ...]:
         state = step.state
-        needed = self.rule.wanted(scale, step._replace(state=None if state is None else state.parts[0]))
+        needed = self.rule.wanted(scale, step.but(state=None if state is None else state.parts[0]))
         if 'null' not in needed:
             return needed
         # cond is needed even at a scale of 0: whether the null pass may be left out is seen from both
@@ -163,7 +163,7 @@ class Adaptive(SkipNull):
         state.count(cond, null, scale, step.rows)
         if null is None:
             return cond
-        guided = self.rule.guide(given, scale, step._replace(state=state.parts[0]))
+        guided = self.rule.guide(given, scale, step.but(state=state.parts[0]))
         cosine = ratio(dot(cond, null), norm(cond) * norm(null))  # (b, 1, ...)
         reached = (cosine >= self.threshold) & guided_samples(scale, cond)
         if converged is not None:
@@ -222,11 +222,11 @@ class ReuseDelta(SkipNull):
         if null is None:
             state.age = state.age + 1
             if uniform_value(scale) != 1:
-                given = given._replace(null=(widened(cond) + state.delta).to(cond.dtype))
+                given = given.with_null((widened(cond) + state.delta).to(cond.dtype))
         else:
             measured = (state.age >= self.every) & guided_samples(scale, cond)  # (b, 1, ...)
             state.delta = torch.where(measured, widened(null) - widened(cond), state.delta).detach()
             state.age = torch.where(measured, 1, state.age + 1)
-            given = given._replace(null=torch.where(measured, null, (widened(cond) + state.delta).to(cond.dtype)))
+            given = given.with_null(torch.where(measured, null, (widened(cond) + state.delta).to(cond.dtype)))
         state.set(state.age < self.every)
-        return self.rule.guide(given, scale, step._replace(state=state.parts[0]))
+        return self.rule.guide(given, scale, step.but(state=state.parts[0]))

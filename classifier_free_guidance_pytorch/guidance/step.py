@@ -55,9 +55,13 @@ class Predictions(NamedTuple):
         assert self.null is not None
         return self.cond, self.null
 
+    def with_null(self, null: Tensor | None) -> Predictions:
+        """Return the predictions with another null: `_replace`, which torch 2.6 does not trace."""
+        return Predictions(self.cond, null, self.weak, self.conds, self.negatives, self.named)
+
     def map(self, fn: Callable[[Tensor], Tensor]) -> Predictions:
         """Apply a function to every prediction."""
-        cond, null, weak = (None if prediction is None else fn(prediction) for prediction in self[:3])
+        cond, null, weak = [None if one is None else fn(one) for one in (self.cond, self.null, self.weak)]
         named = {name: fn(prediction) for name, prediction in self.named.items()}
         return Predictions(cond, null, weak, tuple(map(fn, self.conds)), tuple(map(fn, self.negatives)), named)
 
@@ -76,6 +80,19 @@ class Step(NamedTuple):
     next_sigma: Scale | None = None
     next_alpha: Scale | None = None
     rows: Tensor | None = None
+
+    def but(self, **changed: Any) -> Step:
+        """Return a step with other entries: `_replace`, which torch 2.6 does not trace."""
+        return Step(
+            changed.get('state', self.state),
+            changed.get('x', self.x),
+            changed.get('sigma', self.sigma),
+            changed.get('alpha', self.alpha),
+            changed.get('progress', self.progress),
+            changed.get('next_sigma', self.next_sigma),
+            changed.get('next_alpha', self.next_alpha),
+            changed.get('rows', self.rows),
+        )
 
 
 @dataclass(eq=False)

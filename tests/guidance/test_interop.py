@@ -14,7 +14,10 @@ diffusers = pytest.importorskip('diffusers')
 @pytest.fixture(scope='module')
 def pipeline():
     """An unconditional-size Stable Diffusion: tiny, random, without text encoder and safety checker."""
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    try:
+        from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    except RuntimeError as error:  # of imports inside diffusers
+        pytest.skip(f'this diffusers does not work with this transformers: {error}')
 
     torch.manual_seed(0)
     unet = UNet2DConditionModel(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -104,6 +105,8 @@ def test_apg_over_three_steps(seed, scale, eta, norm, momentum):
 def test_apg_with_dims_and_root_mean_square():
     from diffusers.guiders.adaptive_projected_guidance import normalized_guidance
 
+    if 'norm_dim' not in inspect.signature(normalized_guidance).parameters:
+        pytest.skip('this diffusers takes no norm_dim')
     cond, null = pair(0)
     theirs = normalized_guidance(cond, null, 2.0, None, 0.2, 1.3, use_original_formulation=True, norm_dim=(-1, -2))
     torch.testing.assert_close(guidance.apg(cond, null, 3.0, 0.2, 1.3, dim=(-1, -2)), theirs)
@@ -318,10 +321,11 @@ def test_distributions_over_many_classes_in_half_precision(dtype):
 @relaxed
 @given(seeds, st.floats(0, 8), st.floats(0, 4), st.floats(0, 4), st.floats(0, 1))
 def test_named_weak_passes_are_those_of_ltx(seed, scale, stg, modality, phi):
-    from diffusers.guiders import LTX2Guidance
-
+    guiders = pytest.importorskip('diffusers.guiders')
+    if not hasattr(guiders, 'LTX2Guidance'):
+        pytest.skip('this diffusers has no LTX2Guidance')
     (cond, null), (perturbed, isolated) = pair(seed), pair(seed + 1)
-    theirs = LTX2Guidance(scale, stg_scale=stg, modality_scale=modality, guidance_rescale=phi)
+    theirs = guiders.LTX2Guidance(scale, stg_scale=stg, modality_scale=modality, guidance_rescale=phi)
     theirs.set_state(step=0, num_inference_steps=10, timestep=torch.tensor(900))
     rule = guidance.CFG() + guidance.Weak(stg, name='stg') + guidance.Weak(modality - 1, name='modality')
     guided = rule.then(guidance.rescale_to_cond(phi))(cond, null, scale, weak={'stg': perturbed, 'modality': isolated})

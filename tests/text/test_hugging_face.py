@@ -1,5 +1,6 @@
 """Any model of transformers: pooling, layers, padding sides, towers; and BGE."""
 
+import contextlib
 import re
 
 import pytest
@@ -296,7 +297,8 @@ def test_code_of_a_repository_is_never_run(tmp_path, monkeypatch):
     (tmp_path / 'code.py').write_text(f"open({str(ran)!r}, 'w')\nclass Own: pass")
     monkeypatch.setattr(sys, 'stdin', io.StringIO('y\n' * 9))
     add('tokenizer_config.json', tokenizer_class='Own', auto_map={'AutoTokenizer': ['code.Own', None]})
-    HFTextAdapter(tmp_path).encode(['a red ball'])  # transformers has a tokenizer of its own for a BERT
+    with contextlib.suppress(ConfigError):  # from some release on, transformers takes its own tokenizer of a BERT
+        HFTextAdapter(tmp_path).encode(['a red ball'])
     add('config.json', model_type='own', auto_map={'AutoConfig': 'code.Own', 'AutoModel': 'code.Own'})
     with pytest.raises(ConfigError, match='cannot be read without code from its own repository, and this library never runs'):
         HFTextAdapter(tmp_path).encode(['a red ball'])

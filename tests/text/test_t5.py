@@ -71,6 +71,9 @@ def test_a_compiled_model_encodes_new_texts_without_compiling_again(tiny_t5):
 
     model, x, counter = Model(), torch.randn(1, 32), CompileCounter()
     compiled = torch.compile(model, backend=counter)
-    for text in (SHORT, LONG, 'a dog', 'one dog', 'two dogs'):
+    for text in (SHORT, LONG):
         torch.testing.assert_close(compiled(x, [text]), model(x, [text]))
-    assert counter.frame_count <= 2
+    compiled_once = counter.frame_count
+    for text in ('a dog', 'one dog', 'two dogs'):
+        torch.testing.assert_close(compiled(x, [text]), model(x, [text]))
+    assert counter.frame_count == compiled_once <= 3

@@ -91,8 +91,11 @@ def _loss_from_data(
 
 
 def _scales(points: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
-    """A scale from 1 to the highest of the settings for each caption, `(b,)`."""
-    return (1 + (max(settings.scales) - 1) * torch.rand(len(points), generator=generator)).to(points)
+    """A scale from 1 to the highest of the settings for each caption, `(b,)`, as likely from 1 to 2 as from 2 to 4.
+
+    What the student adds to the conditional prediction grows with `s - 1`, so an error counts most near 1.
+    """
+    return max(settings.scales) ** torch.rand(len(points), generator=generator).to(points)
 
 
 class Compared:
