@@ -59,7 +59,8 @@ DEMO_LADDER = {
     'emoji': {'folders', 'progress', 'muon', 'mini', 'image'},
     'front': {'folders', 'progress', 'shapes', 'points', 'image'},
     'distil': {'folders', 'learning', 'points', 'image'},
-    'cli': {'progress', 'points', 'image', 'mini', 'english', 'emoji', 'front', 'distil'},
+    'page': {'folders', 'image', 'emoji'},
+    'cli': {'progress', 'points', 'image', 'mini', 'english', 'emoji', 'front', 'distil', 'page'},
     '': set(),  # __init__.py
 }
 

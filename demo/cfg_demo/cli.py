@@ -26,7 +26,7 @@ DEMOS = {
     'distil': ('distil', 'teach a model of points or shapes to guide in one pass, and compare it with two'),
     'front': ('front.command', 'what every rule, schedule and saver gives for its forward passes, and what nothing dominates'),
     'train': ('image.train_command', 'train a small text-to-image model from scratch in about three minutes'),
-    'page': ('image.page_command', 'play with prompts, scales and rules in the browser'),
+    'page': ('page.command', 'play with prompts, scales and rules in the browser'),
     'train-on': ('image.train_on_command', 'train a model on the drawn world or on captioned pictures of your own'),
     'sample': ('image.sample_command', 'draw many prompts with a trained model at one scale'),
     'evaluate': ('image.evaluate_command', 'adherence, diversity and fidelity of a model for every rule and scale'),

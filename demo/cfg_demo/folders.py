@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import torch
 
 
-def writable(folder: Path) -> Path:
-    """The folder, made if need be, once a file has been written into it.
+def writable(folder: Path, option: str = '--out') -> Path:
+    """The folder that an option names, made if need be, once a file has been written into it.
 
     Raises:
         ConfigError: it cannot be made, or nothing can be written there.
@@ -25,7 +25,7 @@ def writable(folder: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise ConfigError(
-            f'nothing can be written to {str(folder)!r} ({error.strerror}): pass another folder as --out'
+            f'nothing can be written to {str(folder)!r} ({error.strerror}): pass another folder as {option}'
         ) from error
     return folder
 

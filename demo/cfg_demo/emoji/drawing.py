@@ -79,14 +79,19 @@ def warn_of_other_languages(text: str) -> None:
 
 
 @torch.no_grad()
-def tell_what_is_seen(drawing: Drawing) -> str:
-    """Return, for each scale, which concepts the judge sees in the pictures, as lines."""
+def what_is_seen(drawing: Drawing) -> list[list[str]]:
+    """Return, for each scale, which concepts and which style the judge sees in the pictures, below a header."""
     judge, about = load_judge()
-    lines = []
+    rows = [['scale', 'the judge sees', 'style']]
     for scale, images in zip(drawing.request.scales, drawing.images, strict=True):
         names, styles = judge(images)
         seen = Counter(about['concepts'][at] for at in names.argmax(1).tolist())
         drawn = Counter(about['styles'][at] for at in styles.argmax(1).tolist())
         told = ', '.join(f'{name} ({count})' for name, count in seen.most_common(3))
-        lines.append(f'scale {scale:g}: the judge sees {told}; style: {drawn.most_common(1)[0][0]}')
-    return '\n'.join(lines)
+        rows.append([f'{scale:g}', told, drawn.most_common(1)[0][0]])
+    return rows
+
+
+def tell_what_is_seen(drawing: Drawing) -> str:
+    """Return the same as lines."""
+    return '\n'.join(f'scale {scale}: the judge sees {seen}; style: {style}' for scale, seen, style in what_is_seen(drawing)[1:])

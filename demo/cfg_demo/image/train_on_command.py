@@ -54,12 +54,13 @@ def run(arguments: argparse.Namespace) -> Trainer:
     from cfg_demo.image.batches import StepSampler, batches
     from cfg_demo.image.checkpoint import save_model
     from cfg_demo.image.data import collate, open_data
-    from cfg_demo.image.drawing import SHIPPED
     from cfg_demo.image.grid import save_curve
     from cfg_demo.image.training import train
 
     use_threads(arguments.threads)
     folder = writable(arguments.out)
+    if arguments.ship is not None:
+        writable(arguments.ship.parent, '--ship')
     data = open_data(
         arguments.data,
         size=arguments.image_size,
@@ -82,9 +83,9 @@ def run(arguments: argparse.Namespace) -> Trainer:
         trainer.save(folder)
         print(f'\ninterrupted at step {trainer.step} and saved: go on with --resume')
     save_curve(folder / 'curve.png', trainer.losses)
-    if arguments.ship:
+    if arguments.ship is not None:
         about = {'training': asdict(settings), 'data': arguments.data, 'kinds': arguments.kinds, 'torch': torch.__version__}
-        save_model(trainer.average, trainer.model_settings, SHIPPED, half=True, about=about)
+        save_model(trainer.average, trainer.model_settings, arguments.ship, half=True, about=about)
     print(f'Model: {folder / MODEL_FILE}  Samples: {folder / "samples.png"}  Curve: {folder / "curve.png"}')
     return trainer
 
@@ -195,5 +196,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     results.add_argument('--start-from', type=Path, metavar='FILE', help='begin with the weights of this model.safetensors')
     results.add_argument('--save-every', type=int, default=500, metavar='STEPS', help='(default: %(default)s)')
     results.add_argument('--draw-every', type=int, default=500, metavar='STEPS', help='(default: %(default)s)')
-    results.add_argument('--ship', action='store_true', help='also put the model, in half precision, into the package')
+    results.add_argument('--ship', type=Path, metavar='FILE', help='also write the model, in half precision, to this file')
     results.add_argument('--tensorboard', action='store_true', help='also write losses for TensorBoard')

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from cfg_demo.cli import build_parser
+from cfg_demo.image import checkpoint
 from cfg_demo.image.evaluate_command import KINDS
 from cfg_demo.image.scores import PROMPTS
 from cfg_demo.image.training import Trainer
@@ -42,6 +43,19 @@ def test_training_leaves_a_model_its_state_and_two_pictures(trained):
 def test_a_finished_run_is_not_overwritten(trained):
     with pytest.raises(ConfigError, match='holds a run already: pass --resume to go on with it, or another folder as --out'):
         train_on('--train-steps', 3, '--out', trained)
+
+
+def test_a_finished_run_is_shipped_in_half_precision(trained, tmp_path):
+    """With what it was trained on; a file that cannot be written is refused before the first step."""
+    shipped = tmp_path / 'package' / 'model.safetensors'
+    train_on('--train-steps', 3, '--out', trained, '--resume', '--ship', shipped)
+    weights, about = checkpoint.read(shipped)
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float16}
+    assert (about['about']['data'], about['about']['training']['steps']) == ('shapes', 3)
+    (tmp_path / 'file').touch()
+    with pytest.raises(ConfigError, match=r'nothing can be written to .*file.*: pass another folder as --ship'):
+        train_on('--train-steps', 3, '--out', tmp_path / 'new', '--ship', tmp_path / 'file' / 'model.safetensors')
+    assert not (tmp_path / 'new' / 'model.safetensors').exists()
 
 
 def test_an_interrupted_run_is_saved_and_goes_on_as_it_would_have(tmp_path, monkeypatch):

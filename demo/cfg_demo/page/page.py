@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -13,25 +14,30 @@ import gradio as gr
 from PIL import Image
 from starlette.middleware import Middleware
 
+from cfg_demo.emoji import drawing as emoji
+from cfg_demo.image import drawing as shapes
 from cfg_demo.image.checkpoint import load_model
 from cfg_demo.image.command import NOT_CHECKED, PROMPT, as_rows
 from cfg_demo.image.drawing import Drawing, Request, draw_steps
 from cfg_demo.image.grid import save_grid
-from cfg_demo.image.page_gate import Gate, can_listen
 from cfg_demo.image.rules import RULES
-from cfg_demo.image.settings import one_of
+from cfg_demo.image.settings import ModelSettings, one_of
+from cfg_demo.page.gate import Gate, can_listen
 from classifier_free_guidance_pytorch.errors import CFGError, ConfigError
 
 TITLE = 'Classifier-free guidance'
 INTRODUCTION = f"""# {TITLE}
 Columns are guidance scales: 0 ignores the prompt, 1 follows it as training did, higher scales insist. Rows are seeds.
 """
+JUDGED = 'A judge that was trained on real emoji says what it sees.'
 CHECKED = 'A green frame: the whole prompt holds, says a checker that reads the pictures. The table counts them for each scale.'
 EXAMPLES = (
-    (PROMPT, ''),
-    ('three yellow stars on a navy background', ''),
-    ('a large blue heart in the top left corner', ''),
-    ('a red circle', 'a red circle at the top'),
+    (PROMPT, '', 0),
+    ('three yellow stars on a navy background', '', 0),
+    ('a large blue heart in the top left corner', '', 0),
+    ('a red circle', 'a red circle at the top', 0),
+    ('a cat with heart eyes in noto style', '', 1),
+    ('an automobile in fluent style', '', 1),
 )
 STOPPED = 'Stopped.'
 SCALES = '0 1 2 4 7'
@@ -43,21 +49,52 @@ LARGEST_SEED = 2**31 - 1
 DAY = 24 * 60 * 60  # seconds; for so long a picture is kept
 
 
+@dataclass(frozen=True)
+class Offered:
+    """A model to choose on the page.
+
+    Args:
+        name: what it is called there.
+        model: what draws.
+        settings: its own.
+        rows: what is seen in a drawing, below a header; none where it cannot be told.
+        note: what stands above these rows.
+    """
+
+    name: str
+    model: Any
+    settings: ModelSettings
+    rows: Callable[[Drawing], list[list[str]]] = as_rows
+    note: str = CHECKED
+
+
+def offered(file: Path, device: str = 'cpu') -> Offered:
+    """A model of a file; those that ship are called by what they draw.
+
+    Raises:
+        ConfigError: a file that holds no model.
+    """
+    model, settings = load_model(file, device)
+    if file == emoji.SHIPPED:
+        return Offered('emoji', model, settings, emoji.what_is_seen, JUDGED)
+    name = 'coloured shapes' if file == shapes.SHIPPED else str(Path(*file.parts[-2:]))
+    return Offered(f'{name} ({settings.condition})', model, settings)
+
+
 def build_page(files: Sequence[Path], device: str = 'cpu') -> gr.Blocks:
     """The page, with the models of these files to choose from.
 
     Raises:
         ConfigError: a file that holds no model.
     """
-    models = [load_model(file, device) for file in files]
-    conditions = [f'{settings.condition} ({Path(*file.parts[-2:])})' for file, (_, settings) in zip(files, models, strict=True)]
+    models = [offered(file, device) for file in files]
 
     def draw_asked(
-        prompt: Any, negative: Any, scales: Any, rule: Any, condition: Any, steps: Any, seed: Any, seeds: Any
+        prompt: Any, negative: Any, scales: Any, rule: Any, model: Any, steps: Any, seed: Any, seeds: Any
     ) -> Iterator[tuple[Any, ...]]:  # fmt: skip
         try:
-            number = _whole('condition', condition, 0, len(models) - 1)
-            yield from _steps(*models[number], read_request(prompt, negative, scales, rule, steps, seed, seeds))
+            chosen = models[_whole('model', model, 0, len(models) - 1)]
+            yield from _steps(chosen, read_request(prompt, negative, scales, rule, steps, seed, seeds))
         except CFGError as error:
             raise gr.Error(escape(str(error), quote=False), title='Not drawn', print_exception=False) from error
 
@@ -65,10 +102,11 @@ def build_page(files: Sequence[Path], device: str = 'cpu') -> gr.Blocks:
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                asked = _inputs(conditions)
+                asked = _inputs([one.name for one in models])
                 with gr.Row():
                     button, stop = gr.Button('Draw', variant='primary'), gr.Button('Stop')
-                gr.Examples([list(example) for example in EXAMPLES], asked[:2], label='Prompts to try')
+                examples = [list(example) for example in EXAMPLES if example[2] < len(models)]
+                gr.Examples(examples, [*asked[:2], asked[4]], label='Prompts to try')
             with gr.Column(scale=3, min_width=320):
                 picture = gr.Image(
                     elem_id='pictures', format='png', interactive=False, show_label=False, buttons=['download', 'fullscreen']
@@ -163,47 +201,47 @@ def _whole(name: str, value: Any, least: int, most: int) -> int:
     return int(value)
 
 
-def _steps(model: Any, settings: Any, request: Request) -> Iterator[tuple[Any, ...]]:
+def _steps(chosen: Offered, request: Request) -> Iterator[tuple[Any, ...]]:
     """How far a drawing is, after each step, and what is shown of it at its end.
 
     Gradio closes a generator whose reader pressed Stop or has left: the drawing ends at the step that it is in.
     """
     done, total = 0, len(request.scales) * request.steps
-    with closing(draw_steps(model, settings, request, progress=False)) as steps:
+    with closing(draw_steps(chosen.model, chosen.settings, request, progress=False)) as steps:
         while True:
             try:
                 next(steps)
             except StopIteration as end:
-                yield shown(end.value)
+                yield shown(end.value, chosen)
                 return
             done += 1
             yield gr.skip(), f'Drawing: step {done} of {total}.', gr.skip()
 
 
-def shown(drawing: Drawing) -> tuple[Image.Image, str, dict[str, Any]]:
-    """The picture, the note and the table of a drawing."""
+def shown(drawing: Drawing, by: Offered) -> tuple[Image.Image, str, dict[str, Any]]:
+    """The picture, the note and the table of a drawing by one of the models."""
     png = BytesIO()
     save_grid(png, drawing)
-    header, *rows = as_rows(drawing) or [['not checked']]
-    return Image.open(png), CHECKED if rows else NOT_CHECKED, {'headers': header, 'data': rows}
+    header, *rows = by.rows(drawing) or [['not checked']]
+    return Image.open(png), by.note if rows else NOT_CHECKED, {'headers': header, 'data': rows}
 
 
-def _inputs(conditions: Sequence[str]) -> list[gr.Component]:
+def _inputs(models: Sequence[str]) -> list[gr.Component]:
     """The fields, in the order of `read_request`, with the model before the steps."""
     prompt = gr.Textbox(
-        PROMPT, elem_id='prompt', label='Prompt', info='One to three coloured shapes; the model knows nothing else.',
-        max_length=MOST_LETTERS,
+        PROMPT, elem_id='prompt', label='Prompt', max_length=MOST_LETTERS,
+        info='One to three coloured shapes, or an emoji and its style: noto, twemoji or fluent.',
     )  # fmt: skip
     negative = gr.Textbox(label='Negative prompt', max_length=MOST_LETTERS, info='A text to steer away from, if any.')
     with gr.Row():
         scales = gr.Textbox(SCALES, label='Scales', max_length=MOST_LETTERS, info=f'One to {MOST_SCALES} numbers, a column each.')
         rule = gr.Dropdown(list(RULES), value='cfg', label='Guidance rule', info='What combines the predictions.')
-    condition = gr.Dropdown(
-        [(name, number) for number, name in enumerate(conditions)], value=0, interactive=len(conditions) > 1,
-        label='Condition', info='How the text enters the network, and its file.',
+    model = gr.Dropdown(
+        [(name, number) for number, name in enumerate(models)], value=0, interactive=len(models) > 1,
+        label='Model', info='What draws, and how the text enters it.',
     )  # fmt: skip
     with gr.Row():
         steps = gr.Slider(1, MOST_STEPS, 25, step=1, label='Steps')
         seeds = gr.Slider(1, MOST_SEEDS, 4, step=1, label='Pictures per scale')
         seed = gr.Number(0, minimum=0, maximum=LARGEST_SEED, precision=0, label='First seed')
-    return [prompt, negative, scales, rule, condition, steps, seed, seeds]
+    return [prompt, negative, scales, rule, model, steps, seed, seeds]

@@ -9,11 +9,11 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from cfg_demo.image.page import LARGEST_SEED, build_page, read_request, serve
-from cfg_demo.image.page_gate import LARGEST_REQUEST, Gate, can_listen
+from cfg_demo.page.gate import LARGEST_REQUEST, Gate, can_listen
+from cfg_demo.page.page import LARGEST_SEED, build_page, read_request, serve
 from classifier_free_guidance_pytorch.errors import ConfigError
-from demo.tests.image.test_page import ASKED
 from demo.tests.image.tiny_checkpoint import save_tiny
+from demo.tests.page.test_page import ASKED
 
 
 @pytest.fixture(scope='module')
@@ -48,16 +48,16 @@ ODD = [None, True, 'x', [1], {'a': 1}, 1e400, -1, 10**30]
 @pytest.mark.parametrize(('changes', 'sentence'), REFUSED)
 def test_fields_beyond_their_limits(changes, sentence):
     values = {**ASKED, **changes}
-    del values['condition']
+    del values['model']
     with pytest.raises(ConfigError, match=sentence):
         read_request(**values)
 
 
 @pytest.mark.parametrize('value', ODD, ids=repr)
-@pytest.mark.parametrize('field', [name for name in ASKED if name != 'condition'])
+@pytest.mark.parametrize('field', [name for name in ASKED if name != 'model'])
 def test_values_of_any_type_are_refused_by_name_or_read(field, value):
     values = {**ASKED, field: value}
-    del values['condition']
+    del values['model']
     name = {'negative': 'negative prompt', 'rule': 'guidance', 'seeds': 'pictures per scale'}.get(field, field)
     if isinstance(value, str) and field in ('prompt', 'negative'):
         read_request(**values)
@@ -72,8 +72,8 @@ def test_values_of_any_type_are_refused_by_name_or_read(field, value):
         ({'steps': 'many'}, "steps is a whole number from 1 to 100, but got &#x27;many&#x27;|but got 'many'"),
         ({'seed': [1]}, 'seed is a whole number from 0 to'),
         ({'rule': 7}, 'guidance is a text, but got 7'),
-        ({'condition': 5}, 'condition is a whole number from 0 to 0, but got 5'),
-        ({'condition': 'x'}, 'condition is a whole number from 0 to 0'),
+        ({'model': 5}, 'model is a whole number from 0 to 0, but got 5'),
+        ({'model': 'x'}, 'model is a whole number from 0 to 0'),
         ({'prompt': 'a' * 301}, 'prompt has at most 300 letters'),
     ],
 )

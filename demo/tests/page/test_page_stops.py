@@ -9,12 +9,12 @@ import pytest
 import torch
 from gradio_client import Client
 
-from cfg_demo.image import page as page_module
 from cfg_demo.image.drawing import Request, draw, draw_steps
-from cfg_demo.image.page import build_page, serve
-from demo.tests.image.test_page import ASKED
+from cfg_demo.page import page as page_module
+from cfg_demo.page.page import build_page, serve
 from demo.tests.image.tiny import tiny_model, tiny_settings
 from demo.tests.image.tiny_checkpoint import save_tiny
+from demo.tests.page.test_page import ASKED
 
 LONG = {**ASKED, 'steps': 100, 'scales': '0 1 2 3 4 5 6 7 8 9'}  # a thousand steps
 PATIENCE = 120.0  # seconds; nothing here is expected to take so long

@@ -15,19 +15,21 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from cfg_demo import cli, folders
+from cfg_demo.emoji import STYLE_NAMES
+from cfg_demo.emoji import drawing as emoji_module
 from cfg_demo.image import drawing as drawing_module
-from cfg_demo.image import page as page_module
 from cfg_demo.image.checkpoint import load_model
 from cfg_demo.image.command import NOT_CHECKED, as_rows
 from cfg_demo.image.drawing import Request, draw
 from cfg_demo.image.grid import save_grid
-from cfg_demo.image.page import build_page, read_request, serve, shown
 from cfg_demo.image.rules import RULES
+from cfg_demo.page import page as page_module
+from cfg_demo.page.page import EXAMPLES, JUDGED, build_page, offered, read_request, serve, shown
 from classifier_free_guidance_pytorch.errors import ConfigError
 from demo.tests.image.tiny_checkpoint import save_tiny
 
 ASKED = {
-    'prompt': 'a red circle', 'negative': '', 'scales': '0 3', 'rule': 'cfg', 'condition': 0, 'steps': 2, 'seed': 5, 'seeds': 2,
+    'prompt': 'a red circle', 'negative': '', 'scales': '0 3', 'rule': 'cfg', 'model': 0, 'steps': 2, 'seed': 5, 'seeds': 2,
 }  # fmt: skip
 
 
@@ -59,7 +61,7 @@ def fields(page, kind: str) -> dict[str, dict]:
 
 def draw_directly(file: Path, **changes):
     model, settings = load_model(file)
-    return draw(model, settings, read_request(**{**{k: v for k, v in ASKED.items() if k != 'condition'}, **changes}))
+    return draw(model, settings, read_request(**{**{k: v for k, v in ASKED.items() if k != 'model'}, **changes}))
 
 
 def test_the_fields_become_a_request():
@@ -82,14 +84,14 @@ def test_the_fields_become_a_request():
 )
 def test_what_cannot_be_drawn_is_refused(changes, sentence):
     values = {**ASKED, **changes}
-    del values['condition']
+    del values['model']
     with pytest.raises(ConfigError, match=sentence):
         read_request(**values)
 
 
 def test_what_is_shown_of_a_drawing(files):
     drawing = draw_directly(files[0])
-    picture, note, table = shown(drawing)
+    picture, note, table = shown(drawing, offered(files[0]))
     assert picture.size[0] > picture.size[1] / 2 > 100
     assert 'green frame' in note
     assert [table['headers'], *table['data']] == as_rows(drawing)
@@ -97,26 +99,42 @@ def test_what_is_shown_of_a_drawing(files):
 
 
 def test_pictures_of_another_world_are_shown_without_a_table(files):
-    _, note, table = shown(replace(draw_directly(files[0]), verdicts=None))
+    _, note, table = shown(replace(draw_directly(files[0]), verdicts=None), offered(files[0]))
     assert (note, table['data']) == (NOT_CHECKED, [])
 
 
 def test_every_rule_and_every_model_can_be_chosen(files):
     two = fields(build_page(files), 'dropdown')
     assert [value for _, value in two['Guidance rule']['choices']] == list(RULES)
-    assert two['Condition']['choices'] == [('attention (attention/model.safetensors)', 0), ('film (film/model.safetensors)', 1)]
-    assert two['Condition']['interactive']
+    assert two['Model']['choices'] == [('attention/model.safetensors (attention)', 0), ('film/model.safetensors (film)', 1)]
+    assert two['Model']['interactive']
 
 
 def test_one_model_is_shown_and_fixed(files):
-    condition = fields(build_page(files[1:]), 'dropdown')['Condition']
-    assert (condition['choices'], condition['interactive']) == ([('film (film/model.safetensors)', 0)], False)
+    model = fields(build_page(files[1:]), 'dropdown')['Model']
+    assert (model['choices'], model['interactive']) == ([('film/model.safetensors (film)', 0)], False)
 
 
-@pytest.mark.parametrize('condition', [0, 1])
-def test_the_page_draws_what_the_library_draws(client, files, condition):
-    picture, _, table = client.predict(**{**ASKED, 'condition': condition}, api_name='/draw')
-    expected = draw_directly(files[condition])
+def test_the_judge_tells_what_it_sees_in_emoji(files, monkeypatch):
+    monkeypatch.setattr(emoji_module, 'SHIPPED', files[0])
+    by = offered(files[0])
+    _, note, table = shown(draw_directly(files[0], scales='1 3'), by)
+    assert (by.name, note, table['headers']) == ('emoji', JUDGED, ['scale', 'the judge sees', 'style'])
+    assert [row[0] for row in table['data']] == ['1', '3']
+    assert {style for *_, style in table['data']} <= set(STYLE_NAMES)
+
+
+def test_the_models_that_ship_have_names_and_examples(files, monkeypatch):
+    monkeypatch.setattr(emoji_module, 'SHIPPED', files[1])
+    names = [offered(file).name for file in (drawing_module.SHIPPED, emoji_module.SHIPPED)]
+    assert names == ['coloured shapes (attention)', 'emoji']
+    assert {number for *_, number in EXAMPLES} == {0, 1}
+
+
+@pytest.mark.parametrize('number', [0, 1])
+def test_the_page_draws_what_the_library_draws(client, files, number):
+    picture, _, table = client.predict(**{**ASKED, 'model': number}, api_name='/draw')
+    expected = draw_directly(files[number])
     png = BytesIO()
     save_grid(png, expected)
     path = picture if isinstance(picture, str) else picture['path']
@@ -149,18 +167,19 @@ def test_a_port_that_is_taken_and_one_that_is_none(files):
         serve(page, port=70000, block=False)
 
 
-def test_the_command_serves_the_shipped_model_and_those_given(monkeypatch, tmp_path):
+def test_the_command_serves_the_shipped_models_and_those_given(files, monkeypatch):
+    monkeypatch.setattr(emoji_module, 'SHIPPED', files[1])
     calls = []
     monkeypatch.setattr(page_module, 'build_page', lambda files, device: calls.append((files, device)) or 'page')
     monkeypatch.setattr(page_module, 'serve', lambda *where, **how: calls.append((where, how)))
     assert cli.main(['page', '--model', 'a', 'b', '--host', '0.0.0.0', '--port', '8000', '--share', '--device', 'cuda']) == 0
     assert calls == [
-        ([drawing_module.SHIPPED, Path('a'), Path('b')], 'cuda'),
+        ([drawing_module.SHIPPED, emoji_module.SHIPPED, Path('a'), Path('b')], 'cuda'),
         (('page', '0.0.0.0', 8000), {'share': True}),
     ]
     calls.clear()
     assert cli.main(['page']) == 0
-    assert calls == [([drawing_module.SHIPPED], 'cpu'), (('page', '127.0.0.1', None), {'share': False})]
+    assert calls == [([drawing_module.SHIPPED, emoji_module.SHIPPED], 'cpu'), (('page', '127.0.0.1', None), {'share': False})]
 
 
 def test_a_model_that_is_not_there_is_refused_before_the_page_opens(files, monkeypatch, capsys):

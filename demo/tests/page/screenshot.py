@@ -1,7 +1,7 @@
 """Takes the picture of the page that the documentation shows.
 
-python -m demo.tests.image.screenshot                     of the shipped model, to docs/pictures/page.png
-python -m demo.tests.image.screenshot --model FILE --out page.png
+python -m demo.tests.page.screenshot                     of the shipped model, to docs/pictures/page.png
+python -m demo.tests.page.screenshot --model FILE --out page.png
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 from cfg_demo.image.drawing import SHIPPED
-from cfg_demo.image.page import build_page, serve
-from demo.tests.image.browser import tab
+from cfg_demo.page.page import build_page, serve
+from demo.tests.page.browser import tab
 
 PATIENCE = 10 * 60_000  # milliseconds
 

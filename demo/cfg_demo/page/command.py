@@ -1,7 +1,8 @@
 """A page in the browser to play with: type a prompt, choose scales and a rule, and look at what guidance does.
 
-The page is served by this machine alone and asks nothing of the internet. Each --model is offered beside the model that comes
-with the package, by how the text enters it, so that ways of conditioning can be compared on the same prompt and seeds.
+The page is served by this machine alone and asks nothing of the internet. It offers the models that come with the package, of
+coloured shapes and of emoji, and each --model, by how the text enters it, so that ways of conditioning can be compared on one
+prompt and the same seeds.
 """
 
 from __future__ import annotations
@@ -21,9 +22,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `cfg-demo page`."""
-    parser.add_argument(
-        '--model', type=Path, nargs='+', default=(), metavar='FILE', help='models to offer beside the one shipped'
-    )
+    parser.add_argument('--model', type=Path, nargs='+', default=(), metavar='FILE', help='models to offer beside those shipped')
     parser.add_argument('--host', default='127.0.0.1', help='address to listen on (default: %(default)s, this machine alone)')
     parser.add_argument('--port', type=int, metavar='N', help='port to listen on (default: the first free one from 7860 on)')
     parser.add_argument('--share', action='store_true', help='make a public link through a server of Gradio (default: no)')
@@ -36,9 +35,10 @@ def run(arguments: argparse.Namespace) -> None:
     needs('gradio', 'the page is served')
     needs('matplotlib', 'the picture is drawn')
     needs('diffusers', 'images are sampled')
+    from cfg_demo.emoji.drawing import SHIPPED as EMOJI
     from cfg_demo.image.drawing import SHIPPED
-    from cfg_demo.image.page import build_page, serve
+    from cfg_demo.page.page import build_page, serve
 
     use_threads(arguments.threads)
-    page = build_page([SHIPPED, *arguments.model], arguments.device)
+    page = build_page([file for file in (SHIPPED, EMOJI) if file.is_file()] + list(arguments.model), arguments.device)
     serve(page, arguments.host, arguments.port, share=arguments.share)

@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from cfg_demo.image.page import build_page, serve
-from demo.tests.image.browser import NoBrowserError, tab
+from cfg_demo.page.page import build_page, serve
 from demo.tests.image.tiny_checkpoint import save_tiny
+from demo.tests.page.browser import NoBrowserError, tab
 
 PATIENCE = 60_000  # milliseconds
 PROMPT = '#prompt textarea'
