@@ -17,6 +17,7 @@ user's own code raises passes through unchanged. `assert` is for the library's o
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 import warnings
@@ -93,6 +94,9 @@ class ArgumentTypeError(ConfigError):
 def checked(function: F) -> F:
     """Decorate a function: check the types of its arguments, and raise `ArgumentTypeError` for a wrong one."""
 
+    signature = inspect.signature(function)
+    numbers = {name for name, one in signature.parameters.items() if one.annotation in ('int', 'int | None')}
+
     @cache
     def with_check() -> Callable[..., Any]:
         from beartype import BeartypeConf, beartype
@@ -101,6 +105,10 @@ def checked(function: F) -> F:
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if numbers and any(isinstance(value, bool) for value in (*args, *kwargs.values())):  # to Python, True is the number 1
+            for name, value in signature.bind_partial(*args, **kwargs).arguments.items():
+                if name in numbers and isinstance(value, bool):
+                    raise ArgumentTypeError(f'{name}={value} is of the wrong type: expected int, a whole number (got a bool)')
         return with_check()(*args, **kwargs)
 
     return call  # type: ignore[return-value]

@@ -50,7 +50,7 @@ def energy_guided(
         The prediction, in its shape and dtype, without history.
 
     Raises:
-        ConfigError: An unknown space, or an unknown `of`.
+        ConfigError: An unknown space, an unknown `of`, or an energy that is no function.
         ShapeError: The energy is no scalar per sample.
         UsageError: `x` requires no gradient where one through the model is asked for.
 
@@ -63,6 +63,8 @@ def energy_guided(
     tensor([[0.5000, 0.5000]])
     """
     check_space('energy_guided: model', model)
+    if not callable(energy):
+        raise ConfigError(f'energy_guided: energy must be a function of samples, one value for each, got {energy!r}')
     if of not in OF:
         raise ConfigError(f'energy_guided: of must be one of {", ".join(map(repr, OF))}, got {of!r}')
     alpha = alpha_of(model, model, sigma, alpha)

@@ -139,7 +139,7 @@ def search(
     >>> [found(i / 4) for i in (1, 2)]
     [1.0, 3.0]
     """
-    progress, known = _checked(sample, judge, budget, steps, scales, pieces, trials, seed)
+    progress, known = _checked(sample, judge, budget, steps, scales, pieces, trials, seed, on_trial)
     room, order = min(budget - len(progress), len(progress)), random.Random(seed)
     scores: dict[tuple[float, ...], float] = {}
 
@@ -189,10 +189,11 @@ def _checked(
     pieces: object,
     trials: object,
     seed: object,
+    on_trial: object,
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the progress of every step and the scales in order, or raise `ConfigError`."""
-    for name, value in (('sample', sample), ('judge', judge)):
-        if not callable(value):
+    for name, value in (('sample', sample), ('judge', judge), ('on_trial', on_trial)):
+        if not callable(value) and not (name == 'on_trial' and value is None):
             raise ConfigError(f'search: {name} must be a function, got {shown(value)}')
     if isinstance(steps, int) and not isinstance(steps, bool):
         _check_count('steps', steps, 1)
@@ -204,6 +205,8 @@ def _checked(
             check_number('search', 'the progress of a step', one, 0, 1)
         if any(before >= after for before, after in pairwise(progress)):
             raise ConfigError(f'search: the progress of steps must rise, from 0 (pure noise) to 1, got {list(progress)}')
+    if isinstance(scales, str) or not isinstance(scales, Sequence):
+        raise ConfigError(f'search: scales must be the numbers to choose from, such as (2., 4.), got {shown(scales)}')
     check_numbers('search', 'scales', tuple(scales))
     if 1 in scales:
         raise ConfigError(f'search: 1 is no guidance, which is tried anyway; leave it out of scales, got {list(scales)}')

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, uniform_value
+from classifier_free_guidance_pytorch.guidance.checks import Scale, shown, uniform_value
 from classifier_free_guidance_pytorch.guidance.rule import BaseRule
 from classifier_free_guidance_pytorch.guidance.spaces import alpha_of, check_space, convert
 from classifier_free_guidance_pytorch.guidance.step import Predictions, State, Step, in_order
@@ -293,6 +293,12 @@ class OnChannels(Wrapper):
     stop: int | None = None
     dim: int = 1
     compares_with_cond: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in (('start', self.start), ('stop', self.stop), ('dim', self.dim)):
+            if (not isinstance(value, int) or isinstance(value, bool)) and not (name == 'stop' and value is None):
+                raise ConfigError(f'on_channels: {name} must be a whole number, got {shown(value)}')
 
     def guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         cond, dim = given.cond, self.dim

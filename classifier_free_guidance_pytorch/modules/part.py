@@ -83,6 +83,8 @@ def find_parts(module: nn.Module, at: At, condition: str) -> dict[str, Part]:
 
 def _patterns(at: At) -> dict[str, Part]:
     """Return what was asked of every pattern."""
+    if not isinstance(at, (str, Iterable)):
+        raise ConfigError(f'at= names parts by strings, such as "blocks.*", but got {at!r}')
     asked = dict.fromkeys([at] if isinstance(at, str) else at) if not isinstance(at, Mapping) else at
     if not asked:
         raise ConfigError("at= names the parts that follow the text, such as at='mid_block' or at=['blocks.*'], but got none")

@@ -110,13 +110,21 @@ def guided_attention(
         A value, for a block: `with guided_attention(...).applied(model)`.
 
     Raises:
-        ConfigError: No names, names that are no strings, no number of tokens, or not one of `negative` and `image_tokens`.
+        ConfigError: No names, names or a context that are no strings, no number of tokens, no function, or not one of `negative`
+            and `image_tokens`.
         ShapeError: Negative embeddings of another number of dimensions.
 
     >>> import torch
     >>> guided_attention('*.attn2', negative=torch.ones(1, 4, 8), combine=torch.maximum).context
     'encoder_hidden_states'
     """
+    if not callable(combine):
+        raise ConfigError(
+            'guided_attention: combine must be a function of two features, such as partial(guidance.nag, scale=5.), got '
+            f'{combine!r}'
+        )
+    if not isinstance(context, str):
+        raise ConfigError(f'guided_attention: context must be the name of an argument, got {context!r}')
     if (negative is None) == (image_tokens is None):
         raise ConfigError(
             'guided_attention: name negative=, the embeddings of the negative text, for cross-attention, or image_tokens=, how '

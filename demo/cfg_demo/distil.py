@@ -47,7 +47,7 @@ OF_POINTS = {
 }
 OF_SHAPES = {'batch_size': '--batch-size', 'learning_rate': '--learning-rate', 'prompts': '--prompts', 'resume': '--resume'}
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
-STUDENT_STEPS = 800
+STUDENT_STEPS = 1600
 QUICK_STUDENT_STEPS = 200
 
 

@@ -137,6 +137,7 @@ def test_labels(hub, tiny_t5, tiny_clip):
         ({'batch_size': 0}, 'batch_size counts captions and is at least 1, but got 0'),
         ({'pooled': False, 'tokens': False}, 'nothing would be embedded: choose pooled=True, tokens=True or both'),
         ({'batch_size': 'many'}, "batch_size='many' is of the wrong type: expected int"),
+        ({'batch_size': True}, 'batch_size=True is of the wrong type: expected int, a whole number'),
     ],
 )
 def test_arguments_that_cannot_work(arguments, message):

@@ -10,6 +10,11 @@ from classifier_free_guidance_pytorch.errors import ConfigError
 from tests.guidance.test_errors import HUGE, C, U
 
 MISTAKES = {
+    "on_channels: start must be a whole number, got 'a'": lambda: guidance.CFG().on_channels('a', 3),
+    'on_channels: stop must be a whole number, got True': lambda: guidance.CFG().on_channels(0, True),
+    'energy_guided: energy must be a function of samples, one value for each, got None': lambda: guidance.energy_guided(
+        C, None, 1.0, model='flow', x=C, sigma=0.5
+    ),
     "energy_guided: of must be one of 'x0', 'x0 through the model', 'x', got 'xt'": lambda: guidance.energy_guided(
         C, lambda x: x.sum((1, 2, 3)), 1.0, model='eps', x=U, sigma=0.5, of='xt'
     ),

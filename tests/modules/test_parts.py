@@ -47,6 +47,8 @@ def test_each_part_has_its_kind():
         ('xyzzy', "Net has no part named 'xyzzy': its parts are 'blocks', 'head', and what is inside of them"),
         ([], "at= names the parts that follow the text, such as at='mid_block' or at=['blocks.*'], but got none"),
         ([3], 'at= names parts by strings, such as "blocks.*", but got 3'),
+        (3, 'at= names parts by strings, such as "blocks.*", but got 3'),
+        (None, 'at= names parts by strings, such as "blocks.*", but got None'),
         (['blocks.*', '*.1'], "at= names 'blocks.1' twice, by 'blocks.*' and by '*.1': leave one of them out"),
         ({'head': 3}, "at['head'] is 'film', 'attention', 'concat', a Part(...) or None, but got 3"),
         ({'head': 'raw'}, "a part is conditioned by film, attention or concat, but got 'raw'"),

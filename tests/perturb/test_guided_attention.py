@@ -127,6 +127,12 @@ def test_joint_attention_refuses_what_it_cannot_guide(model, x):
     for more, got in (({}, 'neither'), ({'negative': torch.ones(1, 2, 3), 'image_tokens': 4}, 'both')):
         with pytest.raises(ConfigError, match=f'name negative=.*for cross-attention, or image_tokens=.* got {got}'):
             guided_attention('a', combine=GUIDED, **more)
+    for more, message in (
+        ({'combine': None}, r'combine must be a function of two features, such as partial\(guidance.nag, scale=5.\), got None'),
+        ({'combine': GUIDED, 'context': 3}, 'context must be the name of an argument, got 3'),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            guided_attention('a', image_tokens=3, **more)
     never = guided_attention('blocks.0.mlp', image_tokens=3, combine=GUIDED)
     with never.applied(Model()) as other, pytest.raises(UsageError, match=r'never called .* so its attention cannot be guided'):
         other(x)

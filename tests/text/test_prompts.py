@@ -345,6 +345,8 @@ def test_weights_that_cannot_be(hub, word_weights, sentence):
         ({'chunks': 0}, 'chunks is the largest number of chunks that a text is cut into, at least 1, but got 0'),
         ({'chunks': 2, 'max_length': 2}, 'max_length=2 leaves no token for the words between start and end: it is at least 3'),
         ({'parse_weights': 2}, 'parse_weights=2 is of the wrong type'),
+        ({'chunks': True}, 'chunks=True is of the wrong type: expected int, a whole number'),
+        ({'max_length': True}, 'max_length=True is of the wrong type: expected int, a whole number'),
         ({'chunks': 2, 'template': 'see {}'}, 'chunks is for the text towers of CLIP'),
     ],
 )
