@@ -35,7 +35,7 @@ class Lessons:
         ConfigError: a value that cannot work, by name.
     """
 
-    steps: int = 800
+    steps: int = 1600
     part: str = 'all'
     from_data: bool = False
 
@@ -50,6 +50,7 @@ def taught(teacher: Any, settings: Settings, lessons: Lessons, *, progress: bool
     """A student that begins as its teacher, after its lessons: it answers the rule and the interval of the settings."""
     student = build_model(settings, reads_scale=True)
     student.load_state_dict(teacher.state_dict())
+    student.text_conditioner.learn_scales(float(max(settings.scales)))  # no draw is quite the end of its range
     loss_of = _loss_from_data if lessons.from_data else _loss_from_teacher
     return train(
         train_only(student, lessons.part),

@@ -141,7 +141,7 @@ def test_the_loss_is_that_of_points_guided_inside_the_interval(teacher, rule, in
     loss = _loss_from_teacher(teacher, settings, student, points, texts, torch.Generator().manual_seed(4))
     generator = torch.Generator().manual_seed(4)
     noisy, times = noised_alike(points, generator) if rule == 'apg' else noised(points, generator)[:2]
-    scales = 1 + 2 * torch.rand(4, generator=generator)
+    scales = 3.0 ** torch.rand(4, generator=generator)
     off = []
     with torch.no_grad():
         for i in range(4):
