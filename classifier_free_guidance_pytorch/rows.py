@@ -7,7 +7,7 @@ whatever else it holds is carried along. `map`, `expand`, `repeat`, `index` and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,13 @@ T = TypeVar('T')
 class Rows:
     """Base of the containers; a container of one row fits every batch."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the fields."""
+        return list(self.__dataclass_fields__)
+
     @property
     def rows(self) -> int:
         """How many texts the container describes; 1 where it holds no tensor."""
@@ -28,7 +35,7 @@ class Rows:
 
     def map(self, fn: Map) -> Self:
         """Return the same container with `fn` applied to each of its tensors."""
-        return type(self)(**{name: map_rows(value, fn) for name, value in vars(self).items()})
+        return type(self)(**{name: map_rows(getattr(self, name), fn) for name in self.names})
 
     def expand(self, rows: int) -> Self:
         """Return one row seen as `rows` equal rows, without a copy; several rows stay as they are."""
@@ -44,7 +51,7 @@ class Rows:
 
     def joined(self, other: Self) -> Self:
         """Return the rows of both, one after the other; tokens and masks are padded to the longer, with zeros and False."""
-        return type(self)(**{name: _join(value, getattr(other, name)) for name, value in vars(self).items()})
+        return type(self)(**{name: _join(getattr(self, name), getattr(other, name)) for name in self.names})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self.map(detached)  # torch copies no tensor that has a history
@@ -97,12 +104,12 @@ def map_rows(value: T, fn: Map) -> T:
 
 
 def _entries(value: Rows | tuple[Any, ...]) -> Iterable[Any]:
-    return vars(value).values() if isinstance(value, Rows) else value
+    return [getattr(value, name) for name in value.names] if isinstance(value, Rows) else value
 
 
 def _beside(value: Any) -> dict[str, Any]:
-    """Return what a tuple carries beside its entries, as attributes."""
-    return getattr(value, '__dict__', {}) if isinstance(value, tuple) else {}
+    """Return what a tuple carries beside its entries: the attributes that its class names as `beside`."""
+    return {name: getattr(value, name) for name in getattr(type(value), 'beside', ())} if isinstance(value, tuple) else {}
 
 
 def _like(value: tuple[Any, ...], parts: list[Any]) -> tuple[Any, ...]:

@@ -95,7 +95,7 @@ class MixedConditioner(TextReader[Features]):
         repeats = self.check_repeat(repeat_batch)
         fns: list[Any] = []
         for kind, own in zip(self.of_kinds, branch.kinds, strict=True):
-            fns += kind.bind(own, repeats[len(fns) : len(fns) + len(kind.hidden_dims)])
+            fns.extend(kind.bind(own, repeats[len(fns) : len(fns) + len(kind.hidden_dims)]))
         return CondFns.of(fns, branch.text_cond)
 
     def check_attention(self) -> None:

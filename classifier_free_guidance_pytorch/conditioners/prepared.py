@@ -10,7 +10,7 @@ from copy import deepcopy
 from ctypes import c_char
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, NamedTuple, Protocol, SupportsIndex, TypeAlias, overload
+from typing import Any, ClassVar, NamedTuple, Protocol, SupportsIndex, TypeAlias, overload
 from uuid import uuid4
 from weakref import ref
 
@@ -46,6 +46,7 @@ class TextCondReturn(NamedTuple):
 class RawTextCond(TextCondReturn):
     """The same pair, with the pooled feature beside it."""
 
+    beside: ClassVar[tuple[str, ...]] = ('pooled',)
     pooled: Tensor | None = None
 
     @classmethod

@@ -44,7 +44,8 @@ class Keywords:
     """The keywords of one call. What was not given is the default, which stands on the class: this is made at every step."""
 
     def __init__(self, **given: Any) -> None:
-        vars(self).update(given)
+        for name, value in given.items():
+            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True, init=False)

@@ -22,7 +22,7 @@ class Condition(Rows):
 
     @property
     def rows(self) -> int:
-        first: Tensor = next(iter(vars(self).values()))
+        first: Tensor = getattr(self, self.names[0])
         return first.shape[0]
 
     def joined(self, other: Condition) -> Condition:

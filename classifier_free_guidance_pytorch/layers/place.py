@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from classifier_free_guidance_pytorch.errors import UsageError
 
 COMPUTE_DTYPES = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
-_HOOKS = frozenset({'_hf_hook', '_diffusers_hook'})  # where accelerate and diffusers keep what they do around a forward
 
 
 class Place(NamedTuple):
@@ -92,8 +91,8 @@ def owned_weights(module: nn.Module) -> Iterator[tuple[nn.Module, Tensor]]:
 
 
 def comes_and_goes(module: nn.Module) -> bool:
-    """Whether a library may move or cast the weights of a module between calls."""
-    return not _HOOKS.isdisjoint(module.__dict__)
+    """Whether accelerate or diffusers, who keep here what they do around a forward, may move or cast the weights."""
+    return '_hf_hook' in module.__dict__ or '_diffusers_hook' in module.__dict__
 
 
 def _brought_to(module: nn.Module) -> tuple[torch.device | None, torch.dtype | None]:
