@@ -56,8 +56,8 @@ setup(
     include_package_data=False,
     python_requires='>=3.10',
     install_requires=[
-        'torch>=2.6',  # torch 2.4 does not compile every rule, and reads checkpoints by unpickling them
-        'transformers>=4.44,<6',
+        'torch>=2.9',  # older ones do not trace every rule and conditioner
+        'transformers>=4.57,<6',  # caches of older ones hide from a guided `generate` that both branches would write them
         'open_clip_torch>=2.29',
         'beartype>=0.19',
         'sentencepiece>=0.2',

@@ -45,7 +45,7 @@ def shown(value: object) -> str:
 
 def check_number(owner: str, name: str, value: object, low: float = -math.inf, high: float = math.inf) -> None:
     """Raise `ConfigError` unless `value` is a finite number in `[low, high]`."""
-    number = as_number(value) if isinstance(value, (int, float)) else None  # torch 2.6 traces no union
+    number = as_number(value) if isinstance(value, (int, float)) else None  # older releases of torch trace no union
     if number is not None and low <= number <= high:
         return
     if low == -math.inf and high == math.inf:

@@ -320,6 +320,6 @@ class OnChannels(Wrapper):
 
 
 def _bounds(start: int, stop: int | None, size: int) -> tuple[int, int]:
-    """Return `slice(start, stop).indices(size)`, which torch 2.6 does not trace."""
+    """Return `slice(start, stop).indices(size)`, which older releases of torch do not trace."""
     first, last = (at + size if at < 0 else at for at in (start, size if stop is None else stop))
     return min(max(first, 0), size), min(max(last, 0), size)

@@ -37,7 +37,7 @@ def one_each(owner: str, weights: Scale | Sequence[Scale], count: int, of: str) 
 def strongest(scales: Sequence[float]) -> float:
     """Return the scale that guides most: the one furthest from 1."""
     most = scales[0]
-    for value in scales[1:]:  # max(key=) is not traced by torch 2.6
+    for value in scales[1:]:  # older releases of torch trace no max(key=)
         most = value if abs(value - 1) > abs(most - 1) else most
     return float(most)
 

@@ -56,7 +56,7 @@ class Predictions(NamedTuple):
         return self.cond, self.null
 
     def with_null(self, null: Tensor | None) -> Predictions:
-        """Return the predictions with another null: `_replace`, which torch 2.6 does not trace."""
+        """Return the predictions with another null: `_replace`, which older releases of torch do not trace."""
         return Predictions(self.cond, null, self.weak, self.conds, self.negatives, self.named)
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> Predictions:
@@ -82,7 +82,7 @@ class Step(NamedTuple):
     rows: Tensor | None = None
 
     def but(self, **changed: Any) -> Step:
-        """Return a step with other entries: `_replace`, which torch 2.6 does not trace."""
+        """Return a step with other entries: `_replace`, which older releases of torch do not trace."""
         return Step(
             changed.get('state', self.state),
             changed.get('x', self.x),

@@ -198,6 +198,8 @@ def test_branches_of_different_lengths_are_not_joined(monkeypatch):
 
 @pytest.mark.parametrize('model', [build, both, unmasked])
 def test_compiled(model):
+    if model is not unmasked and tuple(map(int, torch.__version__.split('.')[:2])) < (2, 13):
+        pytest.skip('torch 2.9 traces no attribute of a named tuple, such as raw_text_cond.pooled')
     torch._dynamo.reset()
     model = model().eval()
     inputs = (X, T) if isinstance(model, TimeEmbedded) else (X,)
