@@ -14,6 +14,7 @@ from classifier_free_guidance_pytorch import (
 )
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from tests.conditioners.making import TEXTS, noise, randomised, two_encoders
+from tests.releases import OLDER_TORCH
 from tests.tiny_models import TinyEncoder
 
 NULLS = ('learned', 'zeros', 'empty')
@@ -198,7 +199,7 @@ def test_branches_of_different_lengths_are_not_joined(monkeypatch):
 
 @pytest.mark.parametrize('model', [build, both, unmasked])
 def test_compiled(model):
-    if model is not unmasked and tuple(map(int, torch.__version__.split('.')[:2])) < (2, 13):
+    if model is not unmasked and OLDER_TORCH:
         pytest.skip('torch 2.9 traces no attribute of a named tuple, such as raw_text_cond.pooled')
     torch._dynamo.reset()
     model = model().eval()

@@ -10,6 +10,7 @@ from torch._dynamo.testing import CompileCounter
 from classifier_free_guidance_pytorch.errors import UsageError
 from tests.conditioners.making import noise
 from tests.modules.networks import TEXTS, following, kinds, of_kind, seeded_net
+from tests.releases import OLDER_TORCH
 
 CALL = {'texts': TEXTS, 'cond_scale': 3.0}
 
@@ -71,7 +72,7 @@ def test_sampling_is_one_graph(kind):
 
 @kinds
 def test_a_compiled_training_step(kind):
-    if kind == 'mixed' and tuple(map(int, torch.__version__.split('.')[:2])) < (2, 13):
+    if kind == 'mixed' and OLDER_TORCH:
         pytest.skip('torch 2.9 does not trace how several kinds find their device in training')
     torch._dynamo.reset()
     gradients = []
