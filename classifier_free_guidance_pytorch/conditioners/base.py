@@ -140,7 +140,8 @@ class Conditioner(nn.Module, ABC):
         else:
             repeats = (1,) * len(branch.layers) if repeat_batch == 1 else self.check_repeat(repeat_batch)
             layers: Iterable[Any] = self.conditioners
-            cond_fns = CondFns(map(CondFn, layers, branch.layers, self.hiddens_channel_first, repeats))
+            # a list, since torch 2.9 traces a map that it has used up
+            cond_fns = CondFns(list(map(CondFn, layers, branch.layers, self.hiddens_channel_first, repeats)))
         cond_fns.text_cond = branch.text_cond
         return cond_fns
 
