@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -191,3 +192,27 @@ def test_all_of_a_student_learns_by_default(teacher):
 def test_refusals(options, sentence, tmp_path, capsys):
     assert cli.main(['distil', '--out', str(tmp_path), *options]) == 2
     assert sentence in capsys.readouterr().err
+
+
+DOCS = Path(__file__).parents[3] / 'docs'
+
+
+def cells_of(estimates, form):
+    """Cells of a table of the page, in percent."""
+    return ' | '.join(f'{100 * one["mean"]:{form}} ± {100 * (one["high"] - one["mean"]):.1f}' for one in estimates)
+
+
+def test_the_figures_of_the_page_are_those_of_the_runs():
+    """`docs/pictures/one_pass.json` holds the summaries that the commands of the page wrote, by what was distilled."""
+    page = (DOCS / 'one_pass.md').read_text(encoding='utf-8')
+    runs = json.loads((DOCS / 'pictures' / 'one_pass.json').read_text(encoding='utf-8'))
+    rows = runs.pop('cfg')['summary']
+    for what, words in (('adherence', 'prompt satisfied'), ('coverage', 'shape filled')):
+        for name in ('two passes', 'one pass', 'change'):
+            cells = cells_of([row[what][name] for row in rows], '+.1f' if name == 'change' else '.1f')
+            assert f'| {words}, {name} | {cells} |' in page
+    for run in runs.values():
+        changes = [cells_of([row[what]['change']], '+.1f') for row in run['summary'] for what in ('adherence', 'coverage')]
+        errors = ', '.join(f'{row["term_error"]["mean"]:.2f}' for row in run['summary'])
+        assert f'| {" | ".join(map(", ".join, zip(changes[::2], changes[1::2], strict=True)))} | {errors} |' in page
+    assert all(row['seeds'] >= 3 for run in runs.values() for row in run['summary'])
