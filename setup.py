@@ -10,8 +10,8 @@ PACKAGE = 'classifier_free_guidance_pytorch'
 REPOSITORY = 'https://github.com/lucidrains/classifier-free-guidance-pytorch'
 VERSION = re.search(r"^__version__ = '(.+)'$", (ROOT / PACKAGE / '__init__.py').read_text(encoding='utf-8'), re.MULTILINE)[1]
 
-CORPUS = ['datasets>=2.18', 'pyarrow>=14']
-RAY = ['ray[data]>=2.10']
+CORPUS = ['datasets>=2.18', 'pyarrow>=16']
+RAY = ['ray[data]>=2.20']
 DISTRIBUTED = ['accelerate>=1.0']
 TEST = [  # and ./demo, whose worlds the examples use
     *CORPUS,
