@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     for text in filter(None, (arguments.prompt, arguments.negative)):
         warn_of_other_languages(text)
     model, settings = load_model(file, arguments.device)
-    drawing = draw(model, settings, request)
+    drawing = draw(model, settings, request, checked=False)
     picture = unused(folder / 'emoji.png')
     save_grid(picture, drawing)
     print(f'\n{tell_what_is_seen(drawing)}\n\nPicture: {picture}')

@@ -88,18 +88,27 @@ def load_shipped(device: str = 'cpu') -> tuple[Any, ModelSettings]:
     return load_model(SHIPPED, device)
 
 
-def draw(model: Any, settings: ModelSettings, request: Request, *, progress: bool = True) -> Drawing:
+def draw(model: Any, settings: ModelSettings, request: Request, *, checked: bool = True, progress: bool = True) -> Drawing:
     """Draw a request.
+
+    Args:
+        model: what draws.
+        settings: its own.
+        request: what to draw.
+        checked: whether the checker of the drawn world reads the pictures, if it can read the prompt.
+        progress: show a progress bar.
 
     Raises:
         ConfigError: a sampler that does not fit the model.
     """
-    return result_of(draw_steps(model, settings, request, progress=progress))
+    return result_of(draw_steps(model, settings, request, checked=checked, progress=progress))
 
 
 @torch.no_grad()
-def draw_steps(model: Any, settings: ModelSettings, request: Request, *, progress: bool = True) -> Generator[None, None, Drawing]:
-    """Draw a request, a step of the sampler at a time: whoever closes the generator stops the drawing there.
+def draw_steps(
+    model: Any, settings: ModelSettings, request: Request, *, checked: bool = True, progress: bool = True
+) -> Generator[None, None, Drawing]:
+    """Draw a request, as `draw` does, a step of the sampler at a time: whoever closes the generator stops the drawing there.
 
     Raises:
         ConfigError: a sampler that does not fit the model.
@@ -110,7 +119,7 @@ def draw_steps(model: Any, settings: ModelSettings, request: Request, *, progres
     for scale in request.scales:
         texts = [request.prompt] * len(request.seeds)
         columns.append((yield from sample_guided_steps(model, settings, texts, request, scale, progress=progress)))
-    return Drawing(request, torch.stack(columns), _read(request.prompt, columns, settings.zoom))
+    return Drawing(request, torch.stack(columns), _read(request.prompt, columns, settings.zoom) if checked else None)
 
 
 def sample_guided(

@@ -59,6 +59,7 @@ class Offered:
         settings: its own.
         rows: what is seen in a drawing, below a header; none where it cannot be told.
         note: what stands above these rows.
+        checked: whether it draws the world that the checker reads.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Offered:
     settings: ModelSettings
     rows: Callable[[Drawing], list[list[str]]] = as_rows
     note: str = CHECKED
+    checked: bool = True
 
 
 def offered(file: Path, device: str = 'cpu') -> Offered:
@@ -76,7 +78,7 @@ def offered(file: Path, device: str = 'cpu') -> Offered:
     """
     model, settings = load_model(file, device)
     if file == emoji.SHIPPED:
-        return Offered('emoji', model, settings, emoji.what_is_seen, JUDGED)
+        return Offered('emoji', model, settings, emoji.what_is_seen, JUDGED, checked=False)
     name = 'coloured shapes' if file == shapes.SHIPPED else str(Path(*file.parts[-2:]))
     return Offered(f'{name} ({settings.condition})', model, settings)
 
@@ -207,7 +209,7 @@ def _steps(chosen: Offered, request: Request) -> Iterator[tuple[Any, ...]]:
     Gradio closes a generator whose reader pressed Stop or has left: the drawing ends at the step that it is in.
     """
     done, total = 0, len(request.scales) * request.steps
-    with closing(draw_steps(chosen.model, chosen.settings, request, progress=False)) as steps:
+    with closing(draw_steps(chosen.model, chosen.settings, request, checked=chosen.checked, progress=False)) as steps:
         while True:
             try:
                 next(steps)

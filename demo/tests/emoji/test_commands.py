@@ -53,6 +53,14 @@ def test_a_grid_and_what_the_judge_sees(shipped, tmp_path, capsys):
     assert (tmp_path / 'emoji-2.png').exists()  # the first is kept
 
 
+def test_the_checker_of_shapes_does_not_judge_emoji(shipped, tmp_path, monkeypatch):
+    """It can read 'a cat with heart eyes', of which it knows the heart, and would see none of it."""
+    drawings = []
+    monkeypatch.setattr('cfg_demo.image.grid.save_grid', lambda path, drawing: drawings.append(drawing))
+    assert emoji(tmp_path, 'a cat with heart eyes') == 0
+    assert drawings[0].verdicts is None
+
+
 def test_a_style_that_does_not_exist(shipped, tmp_path, capsys):
     assert emoji(tmp_path, 'a cat', '--style', 'apple') == 2
     assert "style is one of noto, twemoji, fluent, or any, but got 'apple'" in capsys.readouterr().err

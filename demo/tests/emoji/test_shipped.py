@@ -1,9 +1,23 @@
-"""What ships of the emoji: a judge and its card."""
+"""What ships of the emoji: a model, a judge, and a card that says the truth about both."""
 
 from __future__ import annotations
 
+from collections import Counter
+
+import pytest
+
+from cfg_demo.emoji import drawing
+from cfg_demo.emoji.captions import with_style
 from cfg_demo.emoji.judge import SHIPPED, load_judge
 from cfg_demo.emoji.prompts import paraphrases
+from cfg_demo.image import checkpoint
+from cfg_demo.image.checkpoint import load_model
+from cfg_demo.image.drawing import Request, draw
+
+
+@pytest.fixture(scope='module')
+def card() -> str:
+    return (SHIPPED.parent / 'README.md').read_text(encoding='utf-8')
 
 
 def test_the_judge_knows_every_concept_that_is_paraphrased():
@@ -12,10 +26,31 @@ def test_the_judge_knows_every_concept_that_is_paraphrased():
     assert set(paraphrases()) <= set(about['concepts'])
 
 
-def test_the_card_states_accuracy_licences_and_the_command():
+def test_the_model_is_small_and_draws_a_face():
+    assert drawing.SHIPPED.stat().st_size < 15_000_000
+    model, settings = load_model(drawing.SHIPPED)
+    prompt = with_style('a grinning face', 'twemoji')
+    drawn = draw(model, settings, Request(prompt, scales=(3.0,), seeds=(0, 1, 2, 3), steps=12), progress=False)
+    judge, about = load_judge()
+    names, _ = judge(drawn.images[0])
+    seen = Counter('face' in about['concepts'][at] for at in names.argmax(1).tolist())
+    assert seen[True] >= 2
+
+
+def test_the_card_states_the_accuracy_of_the_judge_licences_and_commands(card):
     _, about = load_judge()
-    card = (SHIPPED.parent / 'README.md').read_text()
     for said in ('Apache-2.0', 'CC-BY 4.0', 'MIT', 'cfg-demo train-judge', f'--seed {about["training"]["seed"]}'):
         assert said in card, said
     for name, share in about['accuracy'].items():
         assert f'| {name} | {share:.1%} |' in card
+
+
+def test_the_card_states_how_the_model_was_trained(card):
+    _, notes = checkpoint.read(drawing.SHIPPED)
+    training = notes['about']['training']
+    joined = ' '.join(card.replace('\\\n', ' ').split())
+    for said in (
+        f'--train-steps {training["steps"]}', f'--batch-size {training["batch_size"]}', f'--seed {training["seed"]}',
+        f'--ema-decay {training["ema_decay"]:g}', 'cfg-embed', '--start-from', f'torch {notes["about"]["torch"].split("+")[0]}',
+    ):  # fmt: skip
+        assert said in joined, said
