@@ -110,7 +110,7 @@ def test_every_command_names_a_file_that_is_there():
 
 def test_every_link_leads_somewhere():
     links = [link for link in re.findall(r'\]\(([^)#]+)', TEXT) if '://' not in link]
-    assert 'docs/pictures/image.png' in links
+    assert 'docs/pictures/emoji.png' in links
     assert [link for link in links if not (ROOT / link).is_file()] == []
 
 

@@ -29,20 +29,6 @@ FOREIGN = frozenset({
 })  # fmt: skip
 
 
-def model_file(own: Path | None) -> Path:
-    """Return the model to draw with: one of the user's own, or the one that ships.
-
-    Raises:
-        ConfigError: none ships.
-    """
-    if own is None and not SHIPPED.is_file():
-        raise ConfigError(
-            'no model of emoji ships with this version: train one (cfg-demo train-on, see docs/emoji.md) and pass its '
-            'model.safetensors as --model'
-        )
-    return own or SHIPPED
-
-
 def check_style(name: str) -> str | None:
     """Return a style, or None for 'any'.
 

@@ -22,7 +22,7 @@ from which an interrupted evaluation goes on.
 
 examples:
   cfg-demo emoji-data --out emoji
-  cfg-demo emoji-evaluate --data emoji --model runs/emoji/model.safetensors
+  cfg-demo emoji-evaluate --data emoji
   cfg-demo emoji-evaluate --data emoji --model runs/mine/model.safetensors --rules cfg apg --scales 1 3 5 --each 40
 """
 SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
@@ -32,7 +32,7 @@ OTHER_SCALES = (3.0, 6.0)  # of every rule but plain classifier-free guidance
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `cfg-demo emoji-evaluate`."""
     parser.add_argument('--data', type=Path, required=True, metavar='DIR', help='what cfg-demo emoji-data wrote')
-    parser.add_argument('--model', type=Path, metavar='FILE', help='a model.safetensors of cfg-demo train-on')
+    parser.add_argument('--model', type=Path, metavar='FILE', help='a model.safetensors of your own instead of the one shipped')
     parser.add_argument('--judge', type=Path, metavar='FILE', help='a judge.safetensors of your own instead of the one shipped')
     parser.add_argument('--rules', nargs='+', choices=RULES, default=RULES, help='(default: all)')
     parser.add_argument('--scales', type=float, nargs='+', default=SCALES, metavar='S', help='of cfg (default: 0 to 10)')
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     needs('diffusers', 'images are sampled')
     if arguments.each < 1:
         raise ConfigError(f'--each counts prompts from 1, but got {arguments.each}')
-    from cfg_demo.emoji.drawing import model_file
+    from cfg_demo.emoji.drawing import SHIPPED
     from cfg_demo.emoji.judge import SHIPPED as JUDGE
     from cfg_demo.emoji.judge import load_judge
     from cfg_demo.emoji.prompts import draw_prompts
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
     use_threads(arguments.threads)
     folder = writable(arguments.out)
-    model, settings = load_model(model_file(arguments.model), arguments.device)
+    model, settings = load_model(arguments.model or SHIPPED, arguments.device)
     judge, about = load_judge(arguments.judge or JUDGE)
     pictures = read_pictures_of(arguments.data, about['styles'])
     prompts = draw_prompts(pictures, arguments.each, arguments.seed)

@@ -40,5 +40,5 @@ def run(arguments: argparse.Namespace) -> None:
     from cfg_demo.page.page import build_page, serve
 
     use_threads(arguments.threads)
-    page = build_page([file for file in (SHIPPED, EMOJI) if file.is_file()] + list(arguments.model), arguments.device)
+    page = build_page([SHIPPED, EMOJI, *arguments.model], arguments.device)
     serve(page, arguments.host, arguments.port, share=arguments.share)

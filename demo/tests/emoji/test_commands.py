@@ -67,10 +67,9 @@ def test_a_style_that_does_not_exist(shipped, tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_model(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(drawing, 'SHIPPED', tmp_path / 'none.safetensors')
-    assert emoji(tmp_path, 'a cat') == 2
-    assert 'no model of emoji ships with this version: train one (cfg-demo train-on' in capsys.readouterr().err
+def test_a_model_that_is_not_there(shipped, tmp_path, capsys):
+    assert emoji(tmp_path, 'a cat', '--model', str(tmp_path / 'none.safetensors')) == 2
+    assert 'there is no checkpoint' in capsys.readouterr().err
 
 
 def test_an_empty_prompt(shipped, tmp_path, capsys):

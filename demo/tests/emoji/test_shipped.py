@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +12,12 @@ from cfg_demo.emoji import drawing
 from cfg_demo.emoji.captions import with_style
 from cfg_demo.emoji.judge import SHIPPED, load_judge
 from cfg_demo.emoji.prompts import paraphrases
+from cfg_demo.emoji.scores import as_table
 from cfg_demo.image import checkpoint
 from cfg_demo.image.checkpoint import load_model
 from cfg_demo.image.drawing import Request, draw
+
+DOCS = Path(__file__).parents[3] / 'docs'
 
 
 @pytest.fixture(scope='module')
@@ -54,3 +59,12 @@ def test_the_card_states_how_the_model_was_trained(card):
         f'--ema-decay {training["ema_decay"]:g}', 'cfg-embed', '--start-from', f'torch {notes["about"]["torch"].split("+")[0]}',
     ):  # fmt: skip
         assert said in joined, said
+
+
+def test_the_scores_of_the_page_are_those_of_the_evaluation():
+    page = (DOCS / 'emoji.md').read_text(encoding='utf-8')
+    found = json.loads((DOCS / 'pictures' / 'emoji_scores.json').read_text(encoding='utf-8'))
+    assert as_table(found['scores']) in page
+    assert found['setup']['model'] == 'shipped'
+    assert f'--each {found["setup"]["each"]} --steps {found["setup"]["steps"]}' in page
+    assert all(sum(one['count'] for group, one in each['right'].items() if group != 'all') >= 500 for each in found['scores'])
