@@ -41,8 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     needs('matplotlib', 'the picture is drawn')
     needs('diffusers', 'images are sampled')
     from cfg_demo.emoji.captions import with_style
-    from cfg_demo.emoji.drawing import SHIPPED, check_style, tell_what_is_seen, warn_of_other_languages
-    from cfg_demo.image.checkpoint import load_model
+    from cfg_demo.emoji.drawing import SHIPPED, check_style, load, tell_what_is_seen, warn_of_other_languages
     from cfg_demo.image.drawing import draw
     from cfg_demo.image.grid import save_grid
 
@@ -53,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     use_threads(arguments.threads)
     for text in filter(None, (arguments.prompt, arguments.negative)):
         warn_of_other_languages(text)
-    model, settings = load_model(arguments.model or SHIPPED, arguments.device)
+    model, settings = load(arguments.model or SHIPPED, arguments.device)
     drawing = draw(model, settings, request, checked=False)
     picture = unused(folder / 'emoji.png')
     save_grid(picture, drawing)

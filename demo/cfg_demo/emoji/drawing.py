@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from cfg_demo.emoji import STYLE_NAMES
 from cfg_demo.emoji.judge import load_judge
+from cfg_demo.image.checkpoint import load_model
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 if TYPE_CHECKING:
     from cfg_demo.image.drawing import Drawing
+    from cfg_demo.image.settings import ModelSettings
 
 SHIPPED = Path(__file__).parent / 'weights' / 'emoji.safetensors'
 ANY = 'any'
@@ -27,6 +30,21 @@ FOREIGN = frozenset({
     'ein', 'eine', 'einen', 'der', 'das', 'und', 'mit', 'auf', 'ist',  # German
     'uma', 'os', 'het', 'een', 'och', 'ett', 'med', 'og',  # Portuguese, Dutch, Scandinavian
 })  # fmt: skip
+
+
+def load(file: Path, device: str = 'cpu') -> tuple[Any, ModelSettings]:
+    """Return a model of emoji and its settings.
+
+    The encoder reads the names of the styles letter by letter, and would say so; the model has learned them that way.
+
+    Raises:
+        ConfigError: There is no model, or no such device.
+    """
+    model, settings = load_model(file, device)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        model.encode_texts(list(STYLE_NAMES))  # a word is named once
+    return model, settings
 
 
 def check_style(name: str) -> str | None:

@@ -55,20 +55,19 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     needs('diffusers', 'images are sampled')
     if arguments.each < 1:
         raise ConfigError(f'--each counts prompts from 1, but got {arguments.each}')
-    from cfg_demo.emoji.drawing import SHIPPED
+    from cfg_demo.emoji.drawing import SHIPPED, load
     from cfg_demo.emoji.judge import SHIPPED as JUDGE
     from cfg_demo.emoji.judge import load_judge
     from cfg_demo.emoji.prompts import draw_prompts
     from cfg_demo.emoji.reading import read_pictures_of
     from cfg_demo.emoji.scores import as_table, measure, open_gallery
     from cfg_demo.emoji.sheets import save_rows, save_scores
-    from cfg_demo.image.checkpoint import load_model
     from cfg_demo.image.drawing import Request
     from cfg_demo.image.evaluate_command import read_scores
 
     use_threads(arguments.threads)
     folder = writable(arguments.out)
-    model, settings = load_model(arguments.model or SHIPPED, arguments.device)
+    model, settings = load(arguments.model or SHIPPED, arguments.device)
     judge, about = load_judge(arguments.judge or JUDGE)
     pictures = read_pictures_of(arguments.data, about['styles'])
     prompts = draw_prompts(pictures, arguments.each, arguments.seed)

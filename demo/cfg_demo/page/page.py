@@ -76,9 +76,9 @@ def offered(file: Path, device: str = 'cpu') -> Offered:
     Raises:
         ConfigError: a file that holds no model.
     """
-    model, settings = load_model(file, device)
     if file == emoji.SHIPPED:
-        return Offered('emoji', model, settings, emoji.what_is_seen, JUDGED, checked=False)
+        return Offered('emoji', *emoji.load(file, device), emoji.what_is_seen, JUDGED, checked=False)
+    model, settings = load_model(file, device)
     name = 'coloured shapes' if file == shapes.SHIPPED else str(Path(*file.parts[-2:]))
     return Offered(f'{name} ({settings.condition})', model, settings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from cfg_demo.emoji.judge import SHIPPED, load_judge
 from cfg_demo.emoji.prompts import paraphrases
 from cfg_demo.emoji.scores import as_table
 from cfg_demo.image import checkpoint
-from cfg_demo.image.checkpoint import load_model
 from cfg_demo.image.drawing import Request, draw
 
 DOCS = Path(__file__).parents[3] / 'docs'
@@ -33,8 +33,11 @@ def test_the_judge_knows_every_concept_that_is_paraphrased():
 
 def test_the_model_is_small_and_draws_a_face():
     assert drawing.SHIPPED.stat().st_size < 15_000_000
-    model, settings = load_model(drawing.SHIPPED)
+    model, settings = drawing.load(drawing.SHIPPED)
     prompt = with_style('a grinning face', 'twemoji')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')  # of the words of the prompt none is unknown, the style's neither
+        model.encode_texts([prompt])
     drawn = draw(model, settings, Request(prompt, scales=(3.0,), seeds=(0, 1, 2, 3), steps=12), progress=False)
     judge, about = load_judge()
     names, _ = judge(drawn.images[0])

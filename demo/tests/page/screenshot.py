@@ -1,6 +1,6 @@
 """Takes the picture of the page that the documentation shows.
 
-python -m demo.tests.page.screenshot                     of the shipped model, to docs/pictures/page.png
+python -m demo.tests.page.screenshot                     of the models that ship, to docs/pictures/page.png
 python -m demo.tests.page.screenshot --model FILE --out page.png
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cfg_demo.emoji.drawing import SHIPPED as EMOJI
 from cfg_demo.image.drawing import SHIPPED
 from cfg_demo.page.page import build_page, serve
 from demo.tests.page.browser import tab
@@ -21,7 +22,7 @@ def main() -> None:
     parser.add_argument('--model', type=Path, default=SHIPPED)
     parser.add_argument('--out', type=Path, default=Path('docs/pictures/page.png'))
     arguments = parser.parse_args()
-    page = build_page([arguments.model])
+    page = build_page([arguments.model, EMOJI])
     with tab() as opened:
         opened.set_default_timeout(PATIENCE)
         opened.goto(serve(page, block=False))
