@@ -22,7 +22,7 @@ class Condition(Rows):
 
     @property
     def rows(self) -> int:
-        first: Tensor = getattr(self, self.names[0])
+        first: Tensor = getattr(self, [*self.__dataclass_fields__][0])  # noqa: RUF015  (traced by every torch)
         return first.shape[0]
 
     def joined(self, other: Condition) -> Condition:
