@@ -94,8 +94,7 @@ class ArgumentTypeError(ConfigError):
 def checked(function: F) -> F:
     """Decorate a function: check the types of its arguments, and raise `ArgumentTypeError` for a wrong one."""
 
-    signature = inspect.signature(function)
-    numbers = {name for name, one in signature.parameters.items() if one.annotation in ('int', 'int | None')}
+    numbers = {name for name, kind in function.__annotations__.items() if kind in ('int', 'int | None')}
 
     @cache
     def with_check() -> Callable[..., Any]:
@@ -106,7 +105,7 @@ def checked(function: F) -> F:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if numbers and any(isinstance(value, bool) for value in (*args, *kwargs.values())):  # to Python, True is the number 1
-            for name, value in signature.bind_partial(*args, **kwargs).arguments.items():
+            for name, value in inspect.signature(function).bind_partial(*args, **kwargs).arguments.items():
                 if name in numbers and isinstance(value, bool):
                     raise ArgumentTypeError(f'{name}={value} is of the wrong type: expected int, a whole number (got a bool)')
         return with_check()(*args, **kwargs)

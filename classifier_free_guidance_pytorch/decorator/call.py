@@ -118,7 +118,7 @@ class Call:
         if self.rule.reads_scale and (isinstance(self.scale, Tensor) or self.scale != 1):
             self.read_scale = per_sample(self.scale)
         step = Step(keywords.guidance_state, self.sample)
-        return step._replace(**keywords.guidance_kwargs) if keywords.guidance_kwargs else step
+        return step.but(**keywords.guidance_kwargs) if keywords.guidance_kwargs else step
 
     def resolve_training(self, reads_scale: bool) -> None:
         """Settle the scale that the conditioner reads in a training step: that of the call, or 1.

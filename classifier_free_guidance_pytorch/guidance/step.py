@@ -83,16 +83,7 @@ class Step(NamedTuple):
 
     def but(self, **changed: Any) -> Step:
         """Return a step with other entries: `_replace`, which older releases of torch do not trace."""
-        return Step(
-            changed.get('state', self.state),
-            changed.get('x', self.x),
-            changed.get('sigma', self.sigma),
-            changed.get('alpha', self.alpha),
-            changed.get('progress', self.progress),
-            changed.get('next_sigma', self.next_sigma),
-            changed.get('next_alpha', self.next_alpha),
-            changed.get('rows', self.rows),
-        )
+        return Step(**{**{name: getattr(self, name) for name in self._fields}, **changed})
 
 
 @dataclass(eq=False)

@@ -59,8 +59,12 @@ class AttentionPerturbation(Perturbation):
         with attention:
             output = forward(*args, **kwargs)
         if not attention.reached:
-            raise UsageError(f'{name} never called F.scaled_dot_product_attention, so its attention cannot {self.instead}')
+            raise self.unreached(name)
         return output
+
+    def unreached(self, name: str) -> UsageError:
+        """Return what is said of a module whose attention is of a different make."""
+        return UsageError(f'{name} never called F.scaled_dot_product_attention, so its attention cannot {self.instead}')
 
     def image(self, tokens: int) -> slice:
         """Return where the tokens of the image stand, among so many of both."""

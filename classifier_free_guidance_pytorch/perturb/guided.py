@@ -72,7 +72,7 @@ class GuidedCrossAttention(GuidedAttention):
             instead, options = arguments.replaced(self.context, negative, args, kwargs)
             forward(*instead, **options)
         if not found:
-            raise UsageError(f'{name} never called F.scaled_dot_product_attention, so its attention cannot {self.instead}')
+            raise self.unreached(name)
         with AttentionReplaced(guided):
             return forward(*args, **kwargs)
 
