@@ -17,12 +17,12 @@ from cfg_demo.folders import needs, unused, use_threads, writable
 from cfg_demo.image.batches import StepSampler, batches
 from cfg_demo.image.checkpoint import load_model
 from cfg_demo.image.data import collate, open_data
-from cfg_demo.image.diffusion import TIMES, Diffusion
+from cfg_demo.image.diffusion import TIMES
 from cfg_demo.image.distil import Distiller, TermError
-from cfg_demo.image.drawing import SHIPPED
+from cfg_demo.image.drawing import SHIPPED, Request, sample_batches
 from cfg_demo.image.grid import save_columns
 from cfg_demo.image.rules import Guided
-from cfg_demo.image.sampling import sample
+from cfg_demo.image.sampling import result_of
 from cfg_demo.image.scores import PROMPTS, Prompts, Share, held_out_prompts, percent
 from cfg_demo.image.settings import TRAINING_FILE, ModelSettings, TrainSettings
 from cfg_demo.image.training import train
@@ -35,7 +35,6 @@ from classifier_free_guidance_pytorch.errors import ConfigError
 SCALES = (1.5, 2.0, 3.0, 4.0)
 STEPS, BATCH, LEARNING_RATE, SAMPLE_STEPS, ASKED = 500, 16, 0.015, 20, 256
 QUICK = {'student_steps': 20, 'sample_steps': 8, 'prompts': 16}
-AT_ONCE = 64
 COMPARED = 32  # pictures on which the error of the guidance term is followed
 RULES = {'two passes': guidance.CFG(), 'one pass': None}  # of the teacher and of the student
 
@@ -153,21 +152,9 @@ def read(model: Any, settings: ModelSettings, prompts: Prompts, name: str, scale
         steps: of Euler.
     """
     begun, captions = time.perf_counter(), prompts.captions
-    images = torch.cat(
-        [
-            sample(
-                model,
-                Diffusion(settings.prediction),
-                captions[at : at + AT_ONCE],
-                size=settings.image_size,
-                how=Guided(RULES[name], scale),
-                seeds=range(1000 + at, 1000 + min(at + AT_ONCE, len(captions))),
-                steps=steps,
-                title=f'{name} at {scale:g}',
-            )
-            for at in range(0, len(captions), AT_ONCE)
-        ]
-    )
+    request = Request('the prompts held out', seeds=range(1000, 1000 + len(captions)), steps=steps)
+    how = Guided(RULES[name], scale)
+    images = result_of(sample_batches(model, settings, captions, request, how, f'{name} at {scale:g}'))
     seconds = time.perf_counter() - begun
     verdicts = check_all(images, captions, settings.zoom)
     return Read(images, torch.tensor([verdict.holds for verdict in verdicts]), seconds)

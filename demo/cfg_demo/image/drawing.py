@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cfg_demo.image.checkpoint import load_model
 from cfg_demo.image.diffusion import TIMES, Diffusion
-from cfg_demo.image.rules import RULES, guided
+from cfg_demo.image.rules import RULES, Guided, guided
 from cfg_demo.image.sampling import result_of, sample_steps
 from cfg_demo.image.settings import ModelSettings, one_of
 from cfg_demo.shapes import Verdict, check_all, parse
@@ -134,6 +134,13 @@ def sample_guided_steps(
 ) -> Generator[None, None, Tensor]:
     """`sample_guided`, a step at a time."""
     how = guided(request.rule, scale, settings.prediction)
+    return sample_batches(model, settings, texts, request, how, f'{request.rule} at {scale:g}', progress=progress)
+
+
+def sample_batches(
+    model: Any, settings: ModelSettings, texts: Sequence[str], request: Request, how: Guided, title: str, *, progress: bool = True
+) -> Generator[None, None, Tensor]:
+    """Images `(b, 3, s, s)` for texts, in batches, a step at a time; `how` stands instead of the rule of the request."""
     batches = []
     for start in range(0, len(texts), LARGEST_BATCH):
         steps = sample_steps(
@@ -146,7 +153,7 @@ def sample_guided_steps(
             sampler=request.sampler,
             steps=request.steps,
             seeds=request.seeds[start : start + LARGEST_BATCH],
-            title=f'{request.rule} at {scale:g}',
+            title=title,
             progress=progress,
         )
         batches.append((yield from steps))

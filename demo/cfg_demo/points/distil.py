@@ -35,7 +35,7 @@ class Lessons:
         ConfigError: a value that cannot work, by name.
     """
 
-    steps: int = 1600
+    steps: int
     part: str = 'all'
     from_data: bool = False
 
