@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 MOST_SEEDS = 10  # for which `points.repeat` knows intervals
@@ -15,6 +18,14 @@ def check_scales(scales: Sequence[float]) -> None:
     """Raise `ConfigError` for scales that are not distilled."""
     if min(scales) < 1 or max(scales) == 1:
         raise ConfigError(f'--scales are at least 1, and one of them is above it, but got {list(scales)}')
+
+
+def drawn_scales(count: int, top: float, generator: torch.Generator | None) -> Tensor:
+    """Draw a scale from 1 to the highest for each sample, `(count,)`, as likely from 1 to 2 as from 2 to 4.
+
+    What the student adds to the conditional prediction grows with `s - 1`, so an error counts most near 1.
+    """
+    return top ** torch.rand(count, generator=generator)
 
 
 def train_only(student: Any, part: str) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from cfg_demo.image.models import build_model
 from cfg_demo.image.settings import ModelSettings, TrainSettings, one_of
 from cfg_demo.image.training import Trainer
-from cfg_demo.learning import TRAINED, train_only
+from cfg_demo.learning import TRAINED, drawn_scales, train_only
 from classifier_free_guidance_pytorch.training import distillation_loss, guided_target
 
 
@@ -23,7 +23,7 @@ class Distiller(Trainer):
         teacher: a trained model in eval mode.
         model_settings: its settings.
         settings: how the student is trained.
-        top: scales are drawn from 1 to this one, evenly; in every step one is the highest.
+        top: scales are drawn from 1 to this one, by their logarithm; in every step one is the highest.
         part: what learns, a key of `TRAINED`.
     """
 
@@ -43,9 +43,8 @@ class Distiller(Trainer):
         """One step on images `(b, c, h, w)` from 0 to 1 and their captions, of which none is dropped; returns the loss."""
         generator = self._generator()
         noisy, times, _ = self._noised(images, generator)
-        share = torch.rand(len(images), generator=generator)
-        share[0] = 1.0  # the end of the range is learned as well as its middle, and counts as learned from the first step on
-        scale = (1 + (self.top - 1) * share).to(times)
+        scale = drawn_scales(len(images), self.top, generator).to(times)
+        scale[0] = self.top  # the end of the range is learned as well as its middle, and counts as learned from the first step on
         encoded = self.teacher.text_conditioner.encode_texts(list(captions))  # once for both
         with self.settings.autocast():
             loss = distillation_loss(self.model, self.teacher, noisy, times, text_embeds=encoded, cond_scale=scale)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cfg_demo.learning import TRAINED, train_only
+from cfg_demo.learning import TRAINED, drawn_scales, train_only
 from cfg_demo.points.measure import Prompt, Scores
 from cfg_demo.points.model import build_model
 from cfg_demo.points.sample import draw, rule_of
@@ -66,7 +66,7 @@ def _loss_from_teacher(
 ) -> Tensor:
     """Rules that measure predictions measure those of a cloud, so its points have the same time then, as in sampling."""
     noisy, times = noised(points, generator)[:2] if settings.rule == 'cfg' else noised_alike(points, generator)
-    scale = _scales(points, settings, generator)
+    scale = drawn_scales(len(points), max(settings.scales), generator).to(points)  # (b,)
     low, high = settings.interval
     inside = (times > low) & (times <= high)  # (b, n)
     at_time = torch.where(inside, scale.unsqueeze(-1), 1.0).unsqueeze(-1)  # (b, n, 1)
@@ -86,17 +86,9 @@ def _loss_from_data(
     teacher: Any, settings: Settings, student: Any, points: Tensor, texts: Sequence[TextEncoding], generator: torch.Generator
 ) -> Tensor:
     noisy, times, velocity = noised(points, generator)
-    scale = _scales(points, settings, generator)
+    scale = drawn_scales(len(points), max(settings.scales), generator).to(points)  # (b,)
     own = {'text_embeds': texts, 'ema': teacher, 'generator': generator, 'weighting': 'mg'}
     return guidance_free_loss(student, noisy, times, target=velocity, cond_scale=scale, **own)
-
-
-def _scales(points: Tensor, settings: Settings, generator: torch.Generator) -> Tensor:
-    """A scale from 1 to the highest of the settings for each caption, `(b,)`, as likely from 1 to 2 as from 2 to 4.
-
-    What the student adds to the conditional prediction grows with `s - 1`, so an error counts most near 1.
-    """
-    return max(settings.scales) ** torch.rand(len(points), generator=generator).to(points)
 
 
 class Compared:

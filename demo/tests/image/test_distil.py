@@ -33,7 +33,7 @@ def test_a_step_learns_what_two_passes_are_combined_into():
     one = distiller()
     generator = one._generator()
     noisy, times, _ = one._noised(IMAGES, generator)
-    scales = 1 + 3 * torch.rand(3, generator=generator)
+    scales = 4 ** torch.rand(3, generator=generator)
     scales[0] = 4.0
     guided, cond = by_hand(one, noisy, times, scales)
     loss = one.learn(IMAGES, TEXTS)
