@@ -17,7 +17,7 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
-from classifier_free_guidance_pytorch.conditioners.prepared import CondFns
+from classifier_free_guidance_pytorch.conditioners.prepared import AnyCondFn, CondFns
 from classifier_free_guidance_pytorch.decorator.outputs import entries, is_structured, with_entries
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.modules.part import Part
@@ -29,7 +29,7 @@ T = TypeVar('T')
 class Run:
     """One forward pass: its conditions, which the graph of its output keeps alive for a backward pass."""
 
-    cond_fns: CondFns
+    cond_fns: tuple[AnyCondFn, ...]
 
 
 class Current:
@@ -48,7 +48,7 @@ class Current:
         self.local = threading.local()
         self.differentiated: ref[Run] | None = None
 
-    def found(self) -> CondFns | None:
+    def found(self) -> tuple[AnyCondFn, ...] | None:
         """Return the conditions of the pass that runs here, or that is differentiated here; None outside of both.
 
         Raises:
@@ -56,7 +56,7 @@ class Current:
         """
         if torch.compiler.is_compiling():
             return self.traced
-        running: CondFns | None = getattr(self.local, 'cond_fns', None)
+        running: tuple[AnyCondFn, ...] | None = getattr(self.local, 'cond_fns', None)
         if running is not None or torch._C._current_graph_task_id() == -1:  # not inside of a backward pass
             return running
         run = None if self.differentiated is None else self.differentiated()
@@ -79,12 +79,13 @@ class Current:
             output = forward(*args, **kwargs)
             self.traced = before
             return output
-        outer, learns = self.local.__dict__.copy(), torch.is_grad_enabled()
-        self.local.__dict__.update(cond_fns=cond_fns, learns=learns)
+        local, learns = self.local, torch.is_grad_enabled()
+        outer = getattr(local, 'cond_fns', None), getattr(local, 'learns', False)
+        local.cond_fns, local.learns = tuple(cond_fns), learns  # a plain tuple is indexed without a call, at every part
         try:
             output = forward(*args, **kwargs)
         finally:
-            self.local.__dict__.update(outer or {'cond_fns': None})
+            local.cond_fns, local.learns = outer
         if self.unseen:
             raise UsageError(
                 f'{", ".join(map(repr, sorted(self.unseen)))} was never called in the first forward pass, so that it cannot '
