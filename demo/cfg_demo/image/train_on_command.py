@@ -76,7 +76,8 @@ def run(arguments: argparse.Namespace) -> Trainer:
     # Which items each step sees depends on the seed and the step, so a resumed run sees what it would have seen.
     settings, count = trainer.settings, len(data)  # type: ignore[arg-type]
     order = StepSampler(count, batch_size=settings.batch_size, steps=settings.steps, start=trainer.step, seed=settings.seed)
-    captions = [data[index].caption for index in range(min(16, count))]
+    few = min(16, count)
+    captions = [data[count * place // few].caption for place in range(few)]  # from all over: neighbours in a folder are alike
     try:
         train(trainer, batches(data, collate, order, arguments.workers), watchers(arguments, folder, captions))
     except KeyboardInterrupt:
