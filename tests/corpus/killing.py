@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import random
 import shutil
 import signal
@@ -42,8 +43,12 @@ def kill_at(step: int) -> None:
 
         return call
 
+    accessor = getattr(pathlib, '_normal_accessor', None)  # in Python 3.10, paths call what it took from `os` at import
     for name in STEPS:
-        setattr(os, name, counted(getattr(os, name)))
+        call = counted(getattr(os, name))
+        for owner in (os, accessor):
+            if hasattr(owner, name):
+                setattr(owner, name, call)
 
 
 def started(out: Path, step: int | None = None) -> int:
