@@ -250,7 +250,8 @@ class TextEncoder:
             full: `(b,)`, True where a text fills the limit: no other can have been truncated.
             is_truncated: Tokenizes such a text again, without the limit.
         """
-        truncated = next((texts[i] for i in full.nonzero().flatten().tolist() if is_truncated(texts[i])), None)
+        rows = map(int, full.nonzero())  # no `tolist`, which torch 2.9 lacks inside `torch.func.jvp`
+        truncated = next((texts[row] for row in rows if is_truncated(texts[row])), None)
         if truncated is not None:
             self._warn_once(
                 'truncated',

@@ -30,8 +30,7 @@ class MiniAdapter(EmbeddedEncoder):
 
     def _suspects(self, ids: Tensor, mask: Tensor) -> list[int]:
         unknown = mask & (ids == self.tokenizer.unk_token_id)
-        rows: list[int] = unknown.any(dim=1).nonzero().flatten().tolist()
-        return rows
+        return [int(row) for row in unknown.any(dim=1).nonzero()]
 
     def _unread_words(self, text: str) -> list[str]:
         return [text[start:stop].lower() for token, start, stop in self._pieces(text) if token == self.tokenizer.unk_token_id]

@@ -115,6 +115,19 @@ def test_results_are_ordinary_tensors_whatever_the_caller_does(build):
         close(encoder.encode(TEXTS), expected)
 
 
+def test_texts_are_read_inside_a_derivative(build):
+    encoder = build(max_length=6)
+    with pytest.warns(UserWarning, match='reads at most 6 tokens'):
+        expected = encoder.encode(TEXTS)  # loads the weights, which cannot be done inside
+
+    def answer(x):
+        return x * encoder.encode(TEXTS).pooled
+
+    x = torch.ones_like(expected.pooled)
+    _, slope = torch.func.jvp(answer, (x,), (x,))
+    torch.testing.assert_close(slope, expected.pooled)
+
+
 def test_the_network_is_frozen_and_no_part_of_a_module(build):
     encoder = build()
     assert not isinstance(encoder, torch.nn.Module)
