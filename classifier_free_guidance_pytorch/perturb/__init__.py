@@ -10,6 +10,7 @@ A perturbation names modules and what becomes of them, for whoever runs the mode
 context       which blocks are open in this thread, task or context
 dispatch      the `forward` of a module while blocks are open on it
 arguments     what a module is given, and what it returns
+multihead     the values and masks of an `nn.MultiheadAttention`
 perturbation  names, look-up and block, for all kinds; skip, attention, guided, shuffle: some kinds each
 """
 

@@ -47,6 +47,11 @@ class Arguments:
             return next(iter((*args, *kwargs.values())))
         raise UsageError(f'{module} was called without arguments, so it has no input to return')
 
+    def with_first(self, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the arguments of a call with another value for what `first` returns."""
+        name = self.names[0] if self.names and self.get(self.names[0], args, kwargs) is not None else next(iter(kwargs), '')
+        return ((value, *args[1:]), kwargs) if args else self.replaced(name, value, args, kwargs)
+
     def replaced(self, name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return the arguments of a call with another value for one of them."""
         place = self.names.index(name) if name in self.names else len(args)

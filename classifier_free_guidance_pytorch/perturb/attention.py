@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import Self
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
+from classifier_free_guidance_pytorch.perturb import multihead
 from classifier_free_guidance_pytorch.perturb.arguments import Arguments
 from classifier_free_guidance_pytorch.perturb.perturbation import Perturbation
 
@@ -90,8 +91,20 @@ class PerturbedAttention(AttentionPerturbation):
         if self.to == 'input':
             return self.known[type(module)].first(name, args, kwargs)
         if isinstance(module, nn.MultiheadAttention):
-            return _multihead_values(module, *args, **kwargs), None
+            return self._multihead(module, forward, *args, **kwargs)
         return super().run_replaced(name, module, forward, *args, **kwargs)
+
+    def _multihead(self, module: nn.MultiheadAttention, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> object:
+        """Return what an `nn.MultiheadAttention` returns; no mode reaches its attention, but it takes a mask."""
+        given = multihead.arguments(args, kwargs)
+        query, value = given['query'], given['value']
+        if query.shape[:-1] != value.shape[:-1]:
+            raise _CrossAttentionError(query, value)
+        tokens = query.shape[1 if module.batch_first and query.ndim == 3 else 0]
+        image = self.image(tokens)
+        if image == slice(0, tokens):
+            return multihead.values(module, value), None
+        return forward(**multihead.masked(given, multihead.seen(tokens, image, query.device)))
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         tokens = query.shape[-2]
@@ -140,6 +153,9 @@ class SmoothedAttention(AttentionPerturbation):
         super().__post_init__()
         if not isinstance(self.sigma, int | float) or isinstance(self.sigma, bool) or not self.sigma > 0:
             raise ConfigError(f'smoothed_attention: sigma must be a positive number, got {self.sigma!r}')
+        sides = self.grid if isinstance(self.grid, tuple) else (0,)
+        if self.grid is not None and (len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides)):
+            raise ConfigError(f'smoothed_attention: grid must be how the tokens lie, (h, w), got {self.grid!r}')
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         image = self.image(query.shape[-2])
@@ -231,18 +247,7 @@ def _attended(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, image: slice, **kwargs: Any
 ) -> Tensor:
     """Return the output of joint attention in which no token of the image sees another of the image."""
-    tokens = torch.arange(query.shape[-2], device=query.device)
-    of_image = (tokens >= image.start) & (tokens < image.stop)
-    seen = ~(of_image[:, None] & of_image) | (tokens[:, None] == tokens)  # (n, n)
+    seen = multihead.seen(query.shape[-2], image, query.device)
     if attn_mask is not None:
         seen = attn_mask & seen if attn_mask.dtype == torch.bool else attn_mask.masked_fill(~seen, float('-inf'))
     return F.scaled_dot_product_attention(query, key, value, seen, *args, **kwargs)
-
-
-def _multihead_values(module: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Tensor:
-    """Return the output of an `nn.MultiheadAttention` whose map is the identity; no mode reaches its attention."""
-    if query.shape[:-1] != value.shape[:-1]:
-        raise _CrossAttentionError(query, value)
-    bias = None if module.in_proj_bias is None else module.in_proj_bias.chunk(3)[2]
-    weight = module.v_proj_weight if module.in_proj_weight is None else module.in_proj_weight.chunk(3)[2]
-    return F.linear(F.linear(value, weight, bias), module.out_proj.weight, module.out_proj.bias)  # (b, n, d)

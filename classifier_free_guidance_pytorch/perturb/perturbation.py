@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from typing_extensions import Self
 
@@ -58,7 +59,8 @@ class Perturbation(ABC):
             ConfigError: No `nn.Module`, or a name that matches none of its modules; the message holds the closest ones.
         """
         modules = self.modules(model)
-        token, known = f'{id(model)} {self!r}', self.knowing(modules)
+        # with the modules, which two equal perturbations that draw them need not share
+        token, known = f'{id(model)} {self!r} {list(modules)}', self.knowing(modules)
         with dispatched(modules, token), context.opened(context.Block(known.run, token)):
             yield model
 
@@ -83,3 +85,9 @@ class Perturbation(ABC):
     @abstractmethod
     def run(self, name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> object:
         """Run a named module, perturbed; `forward` is its own, or what the block around this one makes of it."""
+
+
+def check_generator(owner: str, generator: object) -> None:
+    """Raise `ConfigError` unless this is a generator of random numbers, or None for the global state."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ConfigError(f'{owner}: generator must be a torch.Generator, or None for the global state, got {generator!r}')

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from classifier_free_guidance_pytorch.perturb.arguments import Arguments
-from classifier_free_guidance_pytorch.perturb.perturbation import Perturbation
+from classifier_free_guidance_pytorch.perturb.perturbation import Perturbation, check_generator
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,10 @@ class ShuffledTokens(Perturbation):
     made_by: ClassVar[str] = 'shuffled_tokens'
     generator: torch.Generator | None = None
     known: dict[type, Arguments] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_generator(self.made_by, self.generator)
 
     def knowing(self, modules: dict[str, nn.Module]) -> Self:
         return replace(self, known={type(module): Arguments.of(module) for module in modules.values()})
@@ -34,7 +38,7 @@ class ShuffledTokens(Perturbation):
             raise UsageError(f'{name} is given {found} first; only tokens (b, n, d) can be shuffled')
         device = tokens.device if self.generator is None else self.generator.device
         order = torch.randperm(tokens.shape[1], generator=self.generator, device=device).to(tokens.device)
-        args, kwargs = arguments.replaced(arguments.names[0], tokens[:, order], args, kwargs)  # (b, n, d)
+        args, kwargs = arguments.with_first(tokens[:, order], args, kwargs)  # (b, n, d)
         return forward(*args, **kwargs)
 
 
@@ -72,6 +76,7 @@ class NoisyOutput(Perturbation):
         super().__post_init__()
         if not isinstance(self.std, int | float) or isinstance(self.std, bool) or not 0 <= self.std < float('inf'):
             raise ConfigError(f'noisy_output: std must be a number of at least 0, got {self.std!r}')
+        check_generator(self.made_by, self.generator)
 
     def run(self, name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> object:
         output = forward(*args, **kwargs)

@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from classifier_free_guidance_pytorch.perturb.arguments import Arguments, returned
-from classifier_free_guidance_pytorch.perturb.perturbation import Perturbation
+from classifier_free_guidance_pytorch.perturb.perturbation import Perturbation, check_generator
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,10 @@ class SkipRandomLayers(SkipLayers):
     made_by: ClassVar[str] = 'skip_random_layers'
     count: int = 1
     generator: torch.Generator | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_generator(self.made_by, self.generator)
 
     def modules(self, model: nn.Module) -> dict[str, nn.Module]:
         every = super().modules(model)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from classifier_free_guidance_pytorch.perturb import PerturbedAttention, perturbed_attention, skip_layers
+from classifier_free_guidance_pytorch.perturb import PerturbedAttention, perturbed_attention, skip_layers, skip_random_layers
 from classifier_free_guidance_pytorch.perturb import context as perturb_context
 from tests.perturb.models import fingerprint
 
@@ -283,3 +283,25 @@ def test_nothing_keeps_a_model_alive(model):
         inherited = copy_context()  # which keeps the block, but not its modules
     del copied
     assert gone() is None, inherited
+
+
+def test_equal_random_perturbations_skip_what_each_of_them_has_drawn(model, x):
+    """In two threads, and in a block within a block."""
+    singles = [expected(model, x, [skip_layers(f'blocks.{i}')]) for i in range(3)]
+    perturbation, met = skip_random_layers('blocks.?'), Barrier(2)
+
+    def run():
+        with perturbation.applied(model):
+            met.wait()
+            found = model(x)
+            met.wait()
+        return found
+
+    for _ in range(8):
+        for found in together(run, run):
+            assert any(torch.equal(found, single) for single in singles)
+    with perturbation.applied(model):
+        before = model(x)
+        with perturbation.applied(model):
+            model(x)
+        assert torch.equal(model(x), before)

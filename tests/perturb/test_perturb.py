@@ -4,15 +4,20 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.perturb import (
     Perturbation,
     PerturbedAttention,
     SkipLayers,
+    noisy_output,
     perturbed_attention,
+    shuffled_tokens,
     skip_layers,
+    skip_random_layers,
+    smoothed_attention,
 )
 from tests.perturb.models import Model, fingerprint
 
@@ -50,6 +55,51 @@ def test_perturbed_attention_of_multihead_attention(x):
         output, weights = model['attn'](x, x, x, need_weights=False)
     torch.testing.assert_close(output, expected)
     assert weights is None
+
+
+@pytest.mark.parametrize('masked', [None, 'bool', 'float'])
+@pytest.mark.parametrize('batch_first', [True, False])
+@pytest.mark.parametrize('count', [4, -4])
+def test_multihead_attention_to_an_image_and_other_tokens(count, batch_first, masked):
+    """A class token before the patches, say: patches see it and themselves, and it sees all. Written out in float64."""
+    mha = nn.MultiheadAttention(16, 4, batch_first=batch_first).double().eval()
+    x = torch.randn(2, 6, 16, dtype=torch.float64)
+    image = torch.zeros(6, dtype=torch.bool)
+    image[:4] = count > 0
+    image[-4:] |= count < 0
+    hidden = image[:, None] & image & ~torch.eye(6, dtype=torch.bool)
+    mask = None if masked is None else torch.ones(6, 6, dtype=torch.bool).triu(1)
+    if masked == 'float':
+        mask = torch.zeros(6, 6, dtype=torch.float64).masked_fill(mask, -1.5)
+    q, k, v = (t.unflatten(-1, (4, 4)).transpose(1, 2) for t in F.linear(x, mha.in_proj_weight, mha.in_proj_bias).chunk(3, -1))
+    logits = q @ k.mT / 2  # (b, h, n, n)
+    if mask is not None:
+        logits = logits.masked_fill(mask, float('-inf')) if masked == 'bool' else logits + mask
+    expected = mha.out_proj((logits.masked_fill(hidden, float('-inf')).softmax(-1) @ v).transpose(1, 2).flatten(2))
+
+    model = nn.ModuleDict({'attn': mha})
+    given = x if batch_first else x.transpose(0, 1)
+    with perturbed_attention('attn', image_tokens=count).applied(model):
+        found = mha(given, given, given, attn_mask=mask, need_weights=False)[0]
+    torch.testing.assert_close(found if batch_first else found.transpose(0, 1), expected)
+    with (
+        perturbed_attention('attn', image_tokens=60).applied(model),
+        pytest.raises(ShapeError, match='image_tokens is 60, but the attention has 6 tokens in all'),
+    ):
+        mha(given, given, given)
+
+
+def test_tokens_of_a_forward_that_names_no_argument_are_shuffled():
+    class Anything(nn.Module):
+        def forward(self, *args, **kwargs):
+            return next(iter((*args, *kwargs.values())))
+
+    model, x = nn.ModuleDict({'block': Anything()}), torch.randn(2, 9, 3)
+    for call in (lambda: model['block'](x), lambda: model['block'](tokens=x)):
+        with shuffled_tokens('block').applied(model):
+            found = call()
+        assert not torch.equal(found, x)
+        torch.testing.assert_close(found.sort(1).values, x.sort(1).values)
 
 
 def test_perturbed_attention_to_its_input(model, x):
@@ -129,6 +179,10 @@ def test_unknown_names_are_answered_with_the_closest(model):
         (lambda: skip_layers(['blocks.0']), r"skip_layers: expected the names of modules, got \['blocks.0'\]"),
         (lambda: perturbed_attention('blocks.0.attn', to='keys'), "to must be 'values' or 'input', got 'keys'"),
         (lambda: perturbed_attention('blocks.0.attn', to=None), "to must be 'values' or 'input', got None"),
+        (lambda: smoothed_attention('a', grid=(2, 'a')), r"grid must be how the tokens lie, \(h, w\), got \(2, 'a'\)"),
+        (lambda: shuffled_tokens('a', generator=3), 'shuffled_tokens: generator must be a torch.Generator, .* got 3'),
+        (lambda: skip_random_layers('a', generator=3), 'skip_random_layers: generator must be a torch.Generator'),
+        (lambda: noisy_output('a', std=1.0, generator=3), 'noisy_output: generator must be a torch.Generator'),
     ],
 )
 def test_what_no_perturbation_is_made_from(make, message):
