@@ -98,6 +98,6 @@ place) never seen either. No caption of a set is true of another's picture, so e
 
 ## Licence
 
-MIT, like the library. Captions and pictures of the training are drawn by `cfg_demo` itself; no data of others is in these
+MIT, like the library. Captions and pictures of the training are drawn by `cfg_demo` itself; no third-party data went into these
 weights.
 """
