@@ -13,6 +13,7 @@ import pkgutil
 import textwrap
 from collections.abc import Iterator
 from functools import cached_property
+from typing import get_origin
 
 import pytest
 from torch import nn
@@ -57,7 +58,8 @@ def members(name: str, value: object) -> Iterator[tuple[str, object]]:
     """A function itself, or the public methods and properties of a class, inherited ones of this library included."""
     if inspect.isfunction(value):
         yield name, value
-    for attribute in dir(value) if inspect.isclass(value) else ():
+    is_class = inspect.isclass(value) and get_origin(value) is None  # in Python 3.10, `tuple[X, ...]` passes for a class
+    for attribute in dir(value) if is_class else ():
         member = function_of(inspect.getattr_static(value, attribute))
         is_ours = inspect.isfunction(member) and member.__module__.startswith(package.__name__)
         if is_ours and (attribute in SPECIAL or not attribute.startswith('_')):
