@@ -61,7 +61,7 @@ setup(
         'open_clip_torch>=2.29',
         'beartype>=0.19',
         'sentencepiece>=0.2',
-        'protobuf>=4.21.1',  # transformers 5 reads T5's spiece.model with it
+        'protobuf>=4.21.3',  # transformers 5 reads T5's spiece.model with it; with older ones, a worker of Ray does not start
         'safetensors>=0.4.3',
         'tqdm>=4.66',
         'numpy>=1.26',

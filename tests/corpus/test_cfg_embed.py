@@ -165,11 +165,13 @@ def test_two_processes_at_once_write_what_one_writes(captions, tmp_path):
 
 @pytest.fixture
 def ray_on_a_busy_machine(monkeypatch):
-    """Ray gives its own processes half a minute to start, which is little where other tests run beside it.
+    """Ray gives its own processes half a minute to start, and its workers the time that no other process wants.
 
-    Its actors compute on one thread, and so does what they are compared with: sums depend on it in their last bit.
+    Both are little where other tests run beside it. Its actors compute on one thread, and so does what they are compared with:
+    sums depend on it in their last bit.
     """
     monkeypatch.setenv('RAY_raylet_start_wait_time_s', '280')
+    monkeypatch.setenv('RAY_worker_niceness', '0')
     monkeypatch.setenv('RAY_USAGE_STATS_ENABLED', '0')
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
