@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_dim, check_number
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import Dims, count, dot, ratio, squared_norm, widened
 from classifier_free_guidance_pytorch.guidance.reductions import norm as norm_of
@@ -61,6 +61,8 @@ def apg(
     check_alike('apg', {'cond': cond, 'null': null})
     c = widened(cond)
     d = c - widened(null) if delta is None else widened(delta)
+    if d.shape != c.shape:
+        raise ShapeError(f'apg: delta has shape {tuple(d.shape)}, but cond has shape {tuple(c.shape)}')
     strength = aligned(scale, c) - 1
     if norm is not None:
         length = norm_of(d, dim)  # (b, 1, ...)
@@ -106,6 +108,9 @@ class APG(Rule):
     def __post_init__(self) -> None:
         check_number('APG', 'eta', self.eta)
         check_number('APG', 'momentum', self.momentum, -1, 1)
+        check_dim('APG', self.dim)
+        if not isinstance(self.rms, bool):
+            raise ConfigError(f'APG: rms is True or False, got {self.rms!r}')
         if self.norm is not None:
             check_number('APG', 'norm', self.norm, 0)
             if self.norm == 0:

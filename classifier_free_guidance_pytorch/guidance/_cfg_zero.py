@@ -9,10 +9,19 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import UsageError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number
+from classifier_free_guidance_pytorch.guidance.checks import (
+    Scale,
+    aligned,
+    check_alike,
+    check_fits,
+    check_number,
+    inside,
+    per_sample,
+)
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import dot, ratio, squared_norm, widened
 from classifier_free_guidance_pytorch.guidance.step import Predictions, Step
+from classifier_free_guidance_pytorch.rows import is_readable, moved
 
 
 def cfg_zero_star(cond: Tensor, null: Tensor, scale: Scale) -> Tensor:
@@ -47,8 +56,8 @@ class CFGZeroStar(Rule):
 
     Args:
         zero_init: Fraction of the way, from pure noise, on which the velocity is zero and no pass is made; the call then takes
-            `progress`. The paper uses 0.04. Only for models that predict a velocity (`'flow'`), or
-            `.in_space('flow', model=...)`. A decorated model makes one pass there, to learn what its output looks like.
+            `progress`, a number or one for each sample. The paper uses 0.04. Only for models that predict a velocity (`'flow'`),
+            or `.in_space('flow', model=...)`. A decorated model makes one pass there, to learn what its output looks like.
 
     >>> CFGZeroStar(zero_init=0.04).branches(4., progress=0.), CFGZeroStar(zero_init=0.04).branches(4., progress=0.5)
     ((), ('cond', 'null'))
@@ -70,11 +79,28 @@ class CFGZeroStar(Rule):
                 raise UsageError(
                     f'{self!r} needs progress=, from 0 (pure noise) to 1, to know whether this step is still a zero step'
                 )
-            if not isinstance(step.progress, Tensor):
-                check_number('CFGZeroStar', 'progress', step.progress, 0, 1)
-            if step.progress < self.zero_init:
+            if self._is_silent(inside('progress', step.progress, 0.0, 1.0, 'CFGZeroStar') < self.zero_init):
                 return ()
         return super().wanted(scale, step)
+
+    @staticmethod
+    def _is_silent(before: Tensor | bool) -> bool:
+        """Return whether no sample is past its zero steps; of several on an accelerator some may be, since none is read."""
+        if isinstance(before, Tensor) and before.numel() != 1:
+            return is_readable(before) and bool(before.all())
+        return bool(before)
+
+    def silent(self, step: Step, like: Tensor) -> Tensor | None:
+        progress = step.progress
+        if self.zero_init == 0 or not isinstance(progress, Tensor) or progress.numel() == 1:
+            return None
+        check_fits(progress, like, 'progress')
+        before = moved(progress < self.zero_init, like.device)
+        return before.reshape(per_sample(like)) if before.ndim == 1 else before
+
+    def guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
+        guided, silent = super().guide(given, scale, step), self.silent(step, given.first())
+        return guided if silent is None else guided.masked_fill(silent, 0.0)
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         return cfg_zero_star(*given.pair(), scale)

@@ -10,7 +10,8 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned
 from classifier_free_guidance_pytorch.guidance.reductions import widened
-from classifier_free_guidance_pytorch.guidance.spaces import alpha_of, check_space, convert
+from classifier_free_guidance_pytorch.guidance.spaces import alpha_of, check_space, convert, slope_in_noise
+from classifier_free_guidance_pytorch.rows import is_readable
 
 Energy = Callable[[Tensor], Tensor]
 """A loss of samples `(b, ...)`, one value for each: `(b,)`."""
@@ -50,7 +51,7 @@ def energy_guided(
         The prediction, in its shape and dtype, without history.
 
     Raises:
-        ConfigError: An unknown space, an unknown `of`, or an energy that is no function.
+        ConfigError: An unknown space, an unknown `of`, an energy that is no function or has no gradient, or pure noise.
         ShapeError: The energy is no scalar per sample.
         UsageError: `x` requires no gradient where one through the model is asked for.
 
@@ -68,6 +69,11 @@ def energy_guided(
     if of not in OF:
         raise ConfigError(f'energy_guided: of must be one of {", ".join(map(repr, OF))}, got {of!r}')
     alpha = alpha_of(model, model, sigma, alpha)
+    is_noise = alpha == 0
+    if isinstance(is_noise, Tensor):
+        is_noise = is_readable(is_noise) and bool(is_noise.any())
+    if is_noise and not (model == 'eps' and of == 'x'):
+        raise ConfigError(f'energy_guided: alpha is {alpha}: pure noise has no clean sample; steer from the next step on')
     one: Scale = 1.0
     with torch.enable_grad():
         if of == 'x0 through the model':
@@ -85,9 +91,9 @@ def energy_guided(
         if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
             found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ShapeError(f'energy_guided: the energy must be one value per sample, of shape ({x.shape[0]},), got {found}')
+        if not value.requires_grad:
+            raise ConfigError('energy_guided: the energy has no gradient; it must be computed from the samples by torch')
         (gradient,) = torch.autograd.grad(value.sum(), at)
-    still, noisy = prediction.detach(), x.detach()
-    push = aligned(weight, noisy, 'weight', wide=True) * aligned(sigma, noisy, 'sigma', wide=True) * slope * gradient
-    # predictions are lines through the noise at a given x: only its share moves
-    moved = convert(convert(still, model, 'eps', noisy, sigma, alpha) + push, 'eps', model, noisy, sigma, alpha)
-    return moved.to(prediction.dtype)
+    s, a = aligned(sigma, prediction, 'sigma', wide=True), aligned(alpha, prediction, 'alpha', wide=True)
+    push = aligned(weight, prediction, 'weight', wide=True) * s * slope * gradient  # of eps, (b, ...)
+    return (widened(prediction.detach()) + slope_in_noise(model, s, a) * push).to(prediction.dtype)

@@ -48,9 +48,10 @@ def fdg(cond: Tensor, null: Tensor, scales: Sequence[Scale] = (10.0, 5.0), grid:
     """
     if not isinstance(scales, Sequence) or len(scales) == 0:
         raise ConfigError(f'fdg: scales must hold at least one number, finest level first, got {scales!r}')
+    _check_grid('fdg', grid)
     check_alike('fdg', {'cond': cond, 'null': null})
     difference = _as_images(widened(cond) - widened(null), grid)
-    weights = [_per_sample(scale, difference, f'fdg: scales[{i}]') for i, scale in enumerate(scales)]
+    weights = [_per_sample(scale, difference, f'fdg: scales[{i}]', cond.ndim) for i, scale in enumerate(scales)]
     bands = [difference]
     for _ in scales[1:]:
         bands.append(_down(bands[-1]))
@@ -62,8 +63,18 @@ def fdg(cond: Tensor, null: Tensor, scales: Sequence[Scale] = (10.0, 5.0), grid:
     return (cond + guided).to(cond.dtype)
 
 
-def _per_sample(scale: Scale, like: Tensor, name: str) -> Scale:
-    """Return `s - 1`, where a tensor holds one value per sample: `(b, 1, ...)`."""
+def _check_grid(owner: str, grid: object) -> None:
+    """Raise `ConfigError` unless a grid has one to three sides."""
+    if grid is None:
+        return
+    if not isinstance(grid, tuple) or not 1 <= len(grid) <= 3 or any(type(side) is not int or side < 1 for side in grid):
+        raise ConfigError(f'{owner}: grid must be (h, w) or (f, h, w), got {shown(grid)}')
+
+
+def _per_sample(scale: Scale, like: Tensor, name: str, ndim: int) -> Scale:
+    """Return `s - 1`, where a tensor holds one value per sample: `(b,)`, or `(b, 1, ...)` like the predictions."""
+    if isinstance(scale, Tensor) and scale.ndim == ndim and scale.shape[1:].numel() == 1:
+        scale = scale.reshape(-1)  # (b,)
     if isinstance(scale, Tensor) and scale.ndim > 1:
         raise ShapeError(
             f'{name} has shape {tuple(scale.shape)} for a batch of {like.shape[0]}; '
@@ -136,12 +147,7 @@ class FDG(Rule):
         check_numbers('FDG', 'scales', self.scales)
         if all(value == 1 for value in self.scales):
             raise ConfigError(f'FDG: every one of scales {self.scales} is 1, so nothing is guided')
-        if self.grid is not None and not (
-            isinstance(self.grid, tuple)
-            and 1 <= len(self.grid) <= 3
-            and all(type(side) is int and side > 0 for side in self.grid)
-        ):
-            raise ConfigError(f'FDG: grid must be (h, w) or (f, h, w), got {shown(self.grid)}')
+        _check_grid('FDG', self.grid)
 
     @property
     def default_scale(self) -> float:

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, check_number
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
+from classifier_free_guidance_pytorch.guidance.checks import Scale, check_alike, check_number, inside
 from classifier_free_guidance_pytorch.guidance.combine import Wrapper
 from classifier_free_guidance_pytorch.guidance.reductions import dot, ratio, squared_norm, widened
 from classifier_free_guidance_pytorch.guidance.rule import BaseRule
@@ -31,7 +31,8 @@ def higs(guided: Tensor, history: Tensor, weight: float, eta: float = 0.0, cutof
         The prediction, in the shape and dtype of `guided`.
 
     Raises:
-        ConfigError: A weight that is no number.
+        ConfigError: A parameter that is no number.
+        ShapeError: The two differ in shape.
 
     HiGS, arXiv 2509.22300, algorithms 2 and 3; the filter is `sigmoid(50 * (R - cutoff))` on an orthonormal cosine transform,
     `R^2 = (i/h)^2 + (j/w)^2`. Oracle: scipy's transform, and the formula in float64.
@@ -41,6 +42,11 @@ def higs(guided: Tensor, history: Tensor, weight: float, eta: float = 0.0, cutof
     tensor([[ 1., -2.]])
     """
     check_number('higs', 'weight', weight)
+    check_number('higs', 'eta', eta)
+    check_number('higs', 'cutoff', cutoff, 0, 1)
+    check_alike('higs', {'guided': guided})
+    if history.shape != guided.shape:
+        raise ShapeError(f'higs: history has shape {tuple(history.shape)}, but guided has shape {tuple(guided.shape)}')
     g = widened(guided)
     e = g - widened(history)
     e = e - (1 - eta) * ratio(dot(e, g), squared_norm(g)) * g
@@ -136,12 +142,14 @@ class HiGS(Wrapper):
         assert isinstance(state, HistoryState)
         if progress is None:
             raise UsageError(f'{self!r} needs progress=, from 0 (pure noise) to 1, to know how strongly to act')
+        if isinstance(progress, Tensor) and progress.numel() != 1:
+            raise ShapeError(f'{self!r} takes one progress for all samples, got a tensor of shape {tuple(progress.shape)}')
+        level = 1 - float(inside('progress', progress, 0, 1, 'HiGS'))
         guided = self.rule.guide(given, scale, step.but(state=state.parts[0]))
         average = state.average
         state.check_held('an average', average, tuple(guided.shape), guided)
         before = torch.zeros_like(widened(guided)) if average is None else average
         state.average = (self.share * widened(guided) + (1 - self.share) * before).detach()
-        level = 1 - progress
         # the first prediction has nothing before it; an average that was laid out is zero until then
         if average is None or not self.low < level <= self.high:
             return guided

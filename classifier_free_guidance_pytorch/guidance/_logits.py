@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_dim
 from classifier_free_guidance_pytorch.guidance.combine import Rule
-from classifier_free_guidance_pytorch.guidance.reductions import widened
+from classifier_free_guidance_pytorch.guidance.reductions import dims_of, widened
 from classifier_free_guidance_pytorch.guidance.step import Predictions, Step
 
 
@@ -42,6 +42,7 @@ def logits(cond: Tensor, null: Tensor, scale: Scale, dim: int = -1) -> Tensor:
     True
     """
     check_alike('logits', {'cond': cond, 'null': null})
+    dims_of(cond, dim)  # refuses the batch
     log_cond, log_null = torch.log_softmax(widened(cond), dim), torch.log_softmax(widened(null), dim)
     # -inf - -inf is NaN, and so is its gradient: forbidden entries are replaced before the line is taken, not after.
     log_null = torch.where(torch.isneginf(log_null), log_cond, log_null)
@@ -82,11 +83,15 @@ class Logits(Rule):
     dim: int = -1
     null_at_zero: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        check_dim(type(self).__name__, (self.dim,))
+
     @property
     def anchored(self) -> bool:
         return False  # at scale 1: log_softmax(c)
 
     def _alone(self, prediction: Tensor) -> Tensor:
+        dims_of(prediction, self.dim)  # refuses the batch
         return torch.log_softmax(widened(prediction), self.dim)
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
@@ -98,7 +103,7 @@ class Discrete(Logits):
     """CFG on categorical distributions, for discrete diffusion: see `guidance.discrete`, also for `dim`. Two passes."""
 
     def _alone(self, prediction: Tensor) -> Tensor:
-        return torch.softmax(widened(prediction), self.dim)
+        return super()._alone(prediction).exp()
 
     def _guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         return discrete(*given.pair(), scale, self.dim)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_number, check_numbers
+from classifier_free_guidance_pytorch.guidance.checks import check_alike, check_dim, check_number, check_numbers
 from classifier_free_guidance_pytorch.guidance.reductions import Dims, norm, ratio, spread, widened
 
 
@@ -60,10 +60,10 @@ def renorm(
         guided: Guided prediction `g`, `(b, ...)`.
         cond: Conditional prediction `c`, same shape.
         r: How many times as long as `cond` it may be.
-        lo: The smallest factor allowed; 1 switches shortening off.
+        lo: The smallest factor allowed, in [0, 1]; 1 switches shortening off.
         dim: Dimensions of a vector: all but the batch, or -1 for the tokens of `(b, n, d)`, as the pipelines cited below do.
-        hi: The largest factor allowed: 1 (LongCat-Image) only shortens, `math.inf` (Lumina-Image 2.0, Qwen-Image) also
-            lengthens.
+        hi: The largest factor allowed, at least 1: 1 (LongCat-Image) only shortens, `math.inf` (Lumina-Image 2.0, Qwen-Image)
+            also lengthens.
         percentiles: Measure lengths by the squares between these percentiles of each sample alone, such as `(45, 55)` (EP-CFG);
             then over all but the batch.
 
@@ -80,11 +80,26 @@ def renorm(
     >>> renorm(torch.tensor([[6., 8.]]), torch.tensor([[3., 4.]]))
     tensor([[3., 4.]])
     """
-    check_number('renorm', 'r', r, 0)
+    _check_renorm('renorm', r, lo, dim, hi, percentiles)
     check_alike('renorm', {'guided': guided, 'cond': cond})
     lengths = (norm(cond, dim), norm(guided, dim)) if percentiles is None else _robust_lengths(cond, guided, percentiles)
     factor = (r * ratio(*lengths, otherwise=1.0)).clamp(lo, hi)  # (b, 1, ...)
     return (widened(guided) * factor).to(guided.dtype)
+
+
+def _check_renorm(owner: str, r: float, lo: float, dim: Dims, hi: float, percentiles: tuple[float, float] | None) -> None:
+    """Raise `ConfigError` unless these are parameters of `renorm`."""
+    check_number(owner, 'r', r, 0)
+    check_number(owner, 'lo', lo, 0, 1)
+    if hi != math.inf:
+        check_number(owner, 'hi', hi, 1)
+    check_dim(owner, dim)
+    if percentiles is not None:
+        check_numbers(owner, 'percentiles', percentiles)
+        if len(percentiles) != 2 or not 0 <= percentiles[0] <= percentiles[1] <= 100 or dim is not None:
+            raise ConfigError(
+                f'{owner}: percentiles must be (low, high) in [0, 100], without dim; got {percentiles} and dim={dim}'
+            )
 
 
 def _robust_lengths(cond: Tensor, guided: Tensor, percentiles: tuple[float, float]) -> tuple[Tensor, Tensor]:
@@ -136,16 +151,7 @@ class Renorm:
     percentiles: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        check_number('Renorm', 'r', self.r, 0)
-        check_number('Renorm', 'lo', self.lo, 0, 1)
-        if self.hi != math.inf:
-            check_number('Renorm', 'hi', self.hi, 1)
-        if self.percentiles is not None:
-            check_numbers('Renorm', 'percentiles', self.percentiles)
-            if len(self.percentiles) != 2 or not 0 <= self.percentiles[0] <= self.percentiles[1] <= 100 or self.dim is not None:
-                raise ConfigError(
-                    f'Renorm: percentiles must be (low, high) in [0, 100], without dim; got {self.percentiles} and dim={self.dim}'
-                )
+        _check_renorm('Renorm', self.r, self.lo, self.dim, self.hi, self.percentiles)
 
     @property
     def keeps_cond(self) -> bool:

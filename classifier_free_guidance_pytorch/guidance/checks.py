@@ -66,6 +66,33 @@ def check_numbers(owner: str, name: str, values: object, *, or_one: bool = False
     return None
 
 
+ROUNDING = 1e-6
+"""How far outside of its range progress or a noise level may be for having been computed in float32."""
+
+
+def inside(name: str, value: Scale, low: float, high: float, of: str = 'a schedule') -> Scale:
+    """Return a number or a tensor within its range, numbers as floats; raise `ConfigError` for anything else."""
+    if isinstance(value, Tensor):
+        if value.dtype == torch.bool or value.is_complex():
+            raise ConfigError(f'{of} takes real numbers as {name}, got a tensor of {value.dtype}')
+        if is_readable(value) and value.numel() > 0:
+            smallest, largest = torch.aminmax(value.detach())
+            if not (low - ROUNDING <= float(smallest) and float(largest) <= high + ROUNDING):
+                raise ConfigError(f'{name} must be in [{low:g}, {high:g}] for {of}, got {value}')
+        return (value if value.is_floating_point() else value.float()).clamp(low, high)
+    number = math.inf if isinstance(value, float) and value == high == math.inf else as_number(value)
+    if number is None or not low - ROUNDING <= number <= high + ROUNDING:
+        raise ConfigError(f'{name} must be a number in [{low:g}, {high:g}] for {of}, got {shown(value)}')
+    return min(max(number, low), high)
+
+
+def check_dim(owner: str, dim: object) -> None:
+    """Raise `ConfigError` unless `dim` is a whole number, a tuple of them, or None for all dimensions but the batch."""
+    dims = dim if isinstance(dim, tuple) else () if dim is None else (dim,)
+    if dim == () or any(type(one) is not int for one in dims):
+        raise ConfigError(f'{owner}: dim must be a dimension, a tuple of dimensions or None for all but the batch, got {dim!r}')
+
+
 def check_alike(owner: str, named: Mapping[str, Tensor], *, linear: bool = False) -> None:
     """Raise unless all predictions are batch first and share shape, dtype and device.
 
@@ -160,6 +187,14 @@ def aligned(scale: Scale, like: Tensor, name: str = 'scale', *, wide: bool = Fal
     scale = check_scale(scale, name)
     if not isinstance(scale, Tensor):
         return scale
+    check_fits(scale, like, name)
+    if scale.ndim == 1:
+        scale = scale.reshape(-1, *per_sample(like)[1:])  # (b, 1, ...)
+    return moved(scale, like.device, torch.promote_types(like.real.dtype, torch.float32) if wide else like.dtype)
+
+
+def check_fits(scale: Tensor, like: Tensor, name: str = 'scale') -> None:
+    """Raise `ShapeError` unless a tensor holds one value, one per sample, or broadcasts against `like` in all dimensions."""
     shape, target = tuple(scale.shape), tuple(like.shape)
     if scale.ndim == 1:
         if shape[0] not in (1, target[0]):
@@ -167,11 +202,9 @@ def aligned(scale: Scale, like: Tensor, name: str = 'scale', *, wide: bool = Fal
                 f'{name} has {shape[0]} values for a batch of {target[0]} (predictions of shape {target}); '
                 'give one value per sample, or a tensor with as many dimensions as the predictions'
             )
-        scale = scale.reshape(-1, *per_sample(like)[1:])  # (b, 1, ...)
     elif scale.ndim > 0 and (len(shape) != len(target) or any(n not in (1, t) for n, t in zip(shape, target, strict=True))):
         # fewer dimensions would be aligned with the last ones of the predictions, where sizes agree by chance
         raise ShapeError(
             f'{name} of shape {shape} does not fit predictions of shape {target}; give a number, one value per sample '
             f'({target[0]},), or a tensor of {len(target)} dimensions that broadcasts, such as {per_sample(like)}'
         )
-    return moved(scale, like.device, torch.promote_types(like.real.dtype, torch.float32) if wide else like.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar
 
 import torch
@@ -76,6 +77,19 @@ class Combined(Rule):
         return any(rule.remembers for rule in self.parts)
 
     @property
+    def zero_space(self) -> str | None:
+        return next((rule.zero_space for rule in self.parts if rule.zero_space is not None), None)
+
+    def silent(self, step: Step, like: Tensor) -> Tensor | None:
+        masks = [mask for mask in (rule.silent(step, like) for rule in self.parts) if mask is not None]
+        return reduce(torch.logical_or, masks) if masks else None
+
+    def silenced(self, guided: Tensor, step: Step) -> Tensor:
+        """Return a prediction in which the samples that are zero at this step are so, whatever was added to them."""
+        silent = self.silent(step, guided)
+        return guided if silent is None else torch.where(silent, self.zero(guided, step), guided)
+
+    @property
     def default_scale(self) -> float | None:
         defaults = [rule.default_scale for rule in self.parts]
         own = [scale for scale in defaults if scale not in (None, 1.0)]
@@ -129,8 +143,7 @@ class Sum(Combined):
         return torch.unique(torch.cat(rows)) if rows and len(rows) == len(needed) else None
 
     def zero(self, like: Tensor, step: Step) -> Tensor:
-        silent = (rule.zero(like, step) for rule in self.rules if not rule.wanted(1.0, step.but(state=None)))
-        return next(silent, torch.zeros_like(like))
+        return next((rule.zero(like, step) for rule in self.rules if rule.zero_space is not None), torch.zeros_like(like))
 
     def init_state(self, like: Tensor | None = None) -> State | None:
         return State(self, tuple(rule.init_state(like) for rule in self.rules)) if self.remembers else None
@@ -141,7 +154,7 @@ class Sum(Combined):
         guided = self.rules[0].guide(given, scale, step.but(state=states[0]))
         for rule, state in zip(self.rules[1:], states[1:], strict=True):
             guided = guided + (rule.guide(given, scale, step.but(state=state)) - cond)
-        return guided
+        return self.silenced(guided, step)
 
 
 @dataclass(frozen=True)
@@ -165,10 +178,6 @@ class Wrapper(Combined):
 
     def zero(self, like: Tensor, step: Step) -> Tensor:
         return self.rule.zero(like, step)
-
-    @property
-    def zero_space(self) -> str | None:
-        return self.rule.zero_space
 
     def init_state(self, like: Tensor | None = None) -> State | None:
         return self.rule.init_state(like)
@@ -205,7 +214,7 @@ class Then(Wrapper):
     def guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         assert given.cond is not None
         post = self.post  # a callable in a field is no method
-        return post(self.rule.guide(given, scale, step), given.cond)
+        return self.silenced(post(self.rule.guide(given, scale, step), given.cond), step)
 
 
 @dataclass(frozen=True)
@@ -243,19 +252,21 @@ class InSpace(Wrapper):
         return None if self.rule.zero_space is None else self.model
 
     def guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
-        if self.space == self.model or (self.anchored and uniform_value(scale) == 1):
+        like = given.first()
+        is_cond = self.anchored and uniform_value(scale) == 1 and self.silent(step, like) is None
+        if self.space == self.model or is_cond:
             return self.rule.guide(given, scale, step)  # cond itself, with no round trip through another space
-        moved = given.map(lambda prediction: self._moved(prediction, self.model, self.space, step))
+        levels = self._levels(step)
+        moved = given.map(lambda prediction: convert(prediction, self.model, self.space, *levels))
         guided = self.rule.guide(moved, scale, step)
-        like = next(one for one in (given.cond, given.null, step.x) if one is not None)
-        return self._moved(guided, self.space, self.model, step).to(like.dtype)
+        return convert(guided, self.space, self.model, *levels).to(like.dtype)
 
     def zero(self, like: Tensor, step: Step) -> Tensor:
         zero = self.rule.zero(like, step)
-        return zero if self.space == self.model else self._moved(zero, self.space, self.model, step).to(like.dtype)
+        return zero if self.space == self.model else convert(zero, self.space, self.model, *self._levels(step)).to(like.dtype)
 
-    def _moved(self, prediction: Tensor, source: str, target: str, step: Step) -> Tensor:
-        """Return a prediction in a different space; what the noise level means follows from the model."""
+    def _levels(self, step: Step) -> tuple[Tensor, Scale, Scale]:
+        """Return the noisy sample, its noise level and the factor of the clean sample in it, which follows from the model."""
         x, sigma = step.x, step.sigma
         if x is None or sigma is None:
             raise UsageError(
@@ -264,7 +275,7 @@ class InSpace(Wrapper):
             )
         alpha = alpha_of(self.model, self.space, sigma, step.alpha)
         # at pure noise, and at none, one space says nothing of the other: what is little is taken for nothing on both ways
-        return convert(prediction, source, target, x, _not_zero(sigma), _not_zero(alpha))
+        return x, _not_zero(sigma), _not_zero(alpha)
 
 
 def _not_zero(level: Scale, least: float = 1e-3) -> Scale:
@@ -299,24 +310,37 @@ class OnChannels(Wrapper):
         for name, value in (('start', self.start), ('stop', self.stop), ('dim', self.dim)):
             if (not isinstance(value, int) or isinstance(value, bool)) and not (name == 'stop' and value is None):
                 raise ConfigError(f'on_channels: {name} must be a whole number, got {shown(value)}')
+        if self.dim == 0:
+            raise ConfigError('on_channels: dim=0 is the batch, which has no channels; 1 is the dimension after it')
+
+    def init_state(self, like: Tensor | None = None) -> State | None:
+        return self.rule.init_state(None if like is None else like.narrow(self.dim, *self._range(like)))
 
     def guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         cond, dim = given.cond, self.dim
         assert cond is not None
-        size = cond.shape[dim] if -cond.ndim <= dim < cond.ndim else 0
+        start, length = self._range(cond)
+        x = step.x
+        if x is not None and x.shape == cond.shape:
+            x = x.narrow(dim, start, length)
+        if isinstance(scale, Tensor) and scale.ndim == cond.ndim and scale.shape[dim] == cond.shape[dim] > 1:
+            scale = scale.narrow(dim, start, length)
+        part = given.map(lambda prediction: prediction.narrow(dim, start, length))  # (b, length, ...)
+        guided = self.rule.guide(part, scale, step.but(x=x))
+        stop = start + length
+        before, after = cond.narrow(dim, 0, start), cond.narrow(dim, stop, cond.shape[dim] - stop)
+        return self.silenced(torch.cat((before, guided, after), dim=dim), step)
+
+    def _range(self, like: Tensor) -> tuple[int, int]:
+        """Return the first of the channels and their number."""
+        size = like.shape[self.dim] if -like.ndim < self.dim < like.ndim else 0
         start, stop = _bounds(self.start, self.stop, size)
         if start >= stop:
             raise ShapeError(
-                f'on_channels: channels {self.start} to {self.stop} of dimension {dim} are empty for predictions of '
-                f'shape {tuple(cond.shape)}'
+                f'on_channels: channels {self.start} to {self.stop} of dimension {self.dim} are empty for predictions of '
+                f'shape {tuple(like.shape)}'
             )
-        x = step.x
-        if x is not None and x.shape == cond.shape:
-            x = x.narrow(dim, start, stop - start)
-        part = given.map(lambda prediction: prediction.narrow(dim, start, stop - start))  # (b, stop - start, ...)
-        guided = self.rule.guide(part, scale, step.but(x=x))
-        before, after = cond.narrow(dim, 0, start), cond.narrow(dim, stop, size - stop)
-        return torch.cat((before, guided, after), dim=dim)
+        return start, stop - start
 
 
 def _bounds(start: int, stop: int | None, size: int) -> tuple[int, int]:

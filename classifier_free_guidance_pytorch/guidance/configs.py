@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from torch import Tensor
@@ -50,7 +50,7 @@ def from_config(config: Mapping[str, Any]) -> Rule | Schedule | Preset | Rescale
         A value equal to the one that was written.
 
     Raises:
-        ConfigError: An unknown kind or parameter, or values that the kind refuses.
+        ConfigError: An unknown kind or parameter, one that is missing, or values that the kind refuses.
 
     >>> from_config({'kind': 'APG', 'norm': 15.0})
     APG(eta=0.0, norm=15.0, momentum=0.0, rms=False, dim=None)
@@ -58,12 +58,15 @@ def from_config(config: Mapping[str, Any]) -> Rule | Schedule | Preset | Rescale
     if not isinstance(config, Mapping) or KIND not in config:
         raise ConfigError(f'from_config: expected what to_config returned, with a {KIND!r}, got {config!r}')
     kinds = _kinds()
-    if config[KIND] not in kinds:
+    if not isinstance(config[KIND], str) or config[KIND] not in kinds:
         raise ConfigError(f'from_config: unknown kind {config[KIND]!r}; expected one of {", ".join(map(repr, sorted(kinds)))}')
     kind = kinds[config[KIND]]
     known = [one.name for one in fields(kind) if one.init]
+    needed = [one.name for one in fields(kind) if one.init and one.default is MISSING and one.default_factory is MISSING]
     if unknown := [name for name in config if name not in (KIND, *known)]:
         raise ConfigError(f'from_config: {config[KIND]} has no parameter {unknown[0]!r}; it has {", ".join(known) or "none"}')
+    if missing := [name for name in needed if name not in config]:
+        raise ConfigError(f'from_config: {config[KIND]} needs {", ".join(map(repr, missing))}, got {dict(config)!r}')
     made: Rule | Schedule | Preset | Rescale | Renorm = kind(
         **{name: _read(value) for name, value in config.items() if name != KIND}
     )
@@ -72,7 +75,6 @@ def from_config(config: Mapping[str, Any]) -> Rule | Schedule | Preset | Rescale
 
 def _kinds() -> dict[str, Any]:
     """Return the classes that are written, by name."""
-
     found: list[Any] = [Rule, Schedule]
     for cls in found:  # grows on the way
         found.extend(cls.__subclasses__())

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError, UsageError
+from classifier_free_guidance_pytorch.guidance.checks import check_number
 from classifier_free_guidance_pytorch.guidance.combine import Combined, InSpace, Rule
 from classifier_free_guidance_pytorch.guidance.configs import from_config, to_config
+from classifier_free_guidance_pytorch.guidance.presets import Preset
 from classifier_free_guidance_pytorch.guidance.schedule import Schedule
 from classifier_free_guidance_pytorch.guidance.step import Predictions, Step, is_weak
 
@@ -22,14 +24,18 @@ NAMES = {'cond': 'pred_cond', 'null': 'pred_uncond'}
 """How diffusers calls the predictions of these branches; those of weak passes are `pred_cond_` and their name."""
 
 
-def diffusers_guider(rule: Rule, scale: float | Schedule = 1.0, *, weak: Any = None, **options: Any) -> BaseGuidance:
+def diffusers_guider(
+    rule: Rule | Preset, scale: float | Schedule | None = None, *, weak: Any = None, **options: Any
+) -> BaseGuidance:
     """Make a guider of diffusers' modular pipelines from a rule: a subclass of its base class, with `save_pretrained`.
 
         pipe.update_components(guider=guidance.diffusers_guider(guidance.APG(norm=15.), 7.5))
 
     Args:
-        rule: A rule of a prompt and a negative prompt. In a space that its model does not predict in it is for flow models.
-        scale: The guidance scale, or a schedule of it; its progress is the share of steps that were made.
+        rule: A rule of a prompt and a negative prompt, or a preset. In a space that its model does not predict in it is for flow
+            models.
+        scale: The guidance scale, or a schedule of it; its progress is the share of steps that were made. By default that of the
+            preset, or of the rule where it has scales of its own, else 1.
         weak: What weakens the passes of `guidance.Weak`: a perturbation, or a mapping by name. It is not saved: set
             `guider.weak` again after loading.
         options: `start`, `stop` and `enabled`, as every guider of diffusers has them.
@@ -39,8 +45,16 @@ def diffusers_guider(rule: Rule, scale: float | Schedule = 1.0, *, weak: Any = N
 
     Raises:
         MissingDependencyError: diffusers is not installed.
-        ConfigError: A rule of several prompts, or one that cannot be written as a config.
+        ConfigError: A rule of several prompts, or one that cannot be written as a config; a scale that is none.
     """
+    if isinstance(rule, Preset):
+        scale, rule = rule.scale if scale is None else scale, rule.rule
+    elif not isinstance(rule, Rule):
+        raise ConfigError(f'diffusers_guider: expected a rule or a preset, got {rule!r}')
+    if scale is None:
+        scale = 1.0 if rule.default_scale is None else rule.default_scale
+    if not isinstance(scale, Schedule):
+        check_number('diffusers_guider', 'scale', scale)
     guider: BaseGuidance = guider_class()(to_config(rule), to_config(scale) if isinstance(scale, Schedule) else scale, **options)
     guider.weak = weak
     return guider

@@ -15,11 +15,12 @@ from classifier_free_guidance_pytorch.guidance._nag import NAG
 from classifier_free_guidance_pytorch.guidance._raag import RAAG
 from classifier_free_guidance_pytorch.guidance._rescale import renorm_to_cond, rescale_to_cond
 from classifier_free_guidance_pytorch.guidance._weak import Weak
-from classifier_free_guidance_pytorch.guidance.checks import Scale
+from classifier_free_guidance_pytorch.guidance.checks import Scale, check_number
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.schedule import Schedule
 from classifier_free_guidance_pytorch.guidance.schedules import interval
 from classifier_free_guidance_pytorch.guidance.skip_null import Adaptive
+from classifier_free_guidance_pytorch.guidance.spaces import check_space
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,13 @@ class Preset:
     model: str
     source: str
     predicts: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rule, Rule):
+            raise ConfigError(f'Preset: expected a rule, got {self.rule!r}')
+        if not isinstance(self.scale, Schedule):
+            check_number('Preset', 'scale', self.scale)
+        check_space('Preset: predicts', self.predicts)
 
     def at(self, progress: float | None = None, *, sigma: Scale | None = None) -> Scale:
         """Return the scale at a step, whether or not it changes."""
@@ -136,6 +144,6 @@ def preset(name: str) -> Preset:
     >>> preset('instruct-pix2pix').rule
     Chain(scales=(1.5, 7.5), inner=None)
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f'unknown preset {name!r}; expected one of {", ".join(map(repr, PRESETS))}')
     return PRESETS[name]

@@ -11,15 +11,24 @@ import math
 import torch
 from torch import Tensor
 
+from classifier_free_guidance_pytorch.errors import ShapeError
+
 Dims = int | tuple[int, ...] | None
 """The dimensions of a vector; None for all but the batch."""
 
 
 def dims_of(x: Tensor, dim: Dims = None) -> tuple[int, ...]:
-    """Return the dimensions to reduce: `dim`, or all but the first."""
+    """Return the dimensions to reduce: `dim`, or all but the first; raise `ShapeError` for the batch and what is no dimension."""
     if dim is None:
         return tuple(range(1, x.ndim))
-    return (dim,) if isinstance(dim, int) else dim
+    dims = (dim,) if isinstance(dim, int) else dim
+    for one in dims:
+        if one == 0 or not -x.ndim < one < x.ndim:
+            raise ShapeError(
+                f'dim={dim} must be of the {x.ndim - 1} dimensions that follow the batch, for predictions of shape '
+                f'{tuple(x.shape)}'
+            )
+    return dims
 
 
 def widened(x: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, uniform_value
-from classifier_free_guidance_pytorch.guidance.step import BRANCHES, Predictions, State, Step, is_weak
+from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
+from classifier_free_guidance_pytorch.guidance.checks import Scale, check_fits, uniform_value
+from classifier_free_guidance_pytorch.guidance.step import BRANCHES, Predictions, State, Step, filled, is_weak
 from classifier_free_guidance_pytorch.rows import is_readable
 
 
@@ -196,9 +196,12 @@ class BaseRule:
                 )
             return self.zero(likes[0], step)
         if rows is not None and null is not None and cond is not None:
-            null = _filled(cond, null, rows)
+            null = filled(cond, null, rows)
         given = Predictions(cond, null, weak, tuple(conds or ()), tuple(negatives or ()), named)
-        return self.guide(self._needed_of(given, needed), scale, step)
+        made = self._needed_of(given, needed)
+        if isinstance(scale, Tensor):  # also one that is 1 throughout, and so not used
+            check_fits(scale, made.first())
+        return self.guide(made, scale, step)
 
     def guide(self, given: Predictions, scale: Scale, step: Step) -> Tensor:
         """Guide, from exactly the predictions that `branches` named at this step, which must be at least one.
@@ -238,8 +241,14 @@ class BaseRule:
         """Return the prediction of a step for which `branches` names none, in the shape of `like`."""
         return torch.zeros_like(like)
 
+    def silent(self, step: Step, like: Tensor) -> Tensor | None:
+        """Say which samples are zero at this step where others are not, `(b, 1, ...)`; None where no sample differs."""
+        return None
+
     def check_state(self, state: State | None) -> None:
         """Raise `UsageError` unless the state is this rule's own, or neither is needed nor given."""
+        if state is not None and not isinstance(state, State):
+            raise ConfigError(f'state must be what rule.init_state() returned, got {state!r}')
         if state is None:
             if self.remembers:
                 raise UsageError(
@@ -260,17 +269,12 @@ class BaseRule:
                 f'{type(self).__name__} needs {_listed(needed)} at this scale, but {_listed(missing)} '
                 f'{"was" if len(missing) == 1 else "were"} not given (got {_listed(has)}); rule.branches(scale) says what to run'
             )
+        for branch in needed:
+            made = given.of(branch)
+            for one in made if isinstance(made, tuple) else (made,):
+                if not isinstance(one, Tensor):
+                    raise ConfigError(f'{branch} must be a prediction, a tensor (b, ...), got {one!r}')
         return Predictions.by_branch({branch: given.of(branch) for branch in needed})
-
-
-def _filled(cond: Tensor, null: Tensor, rows: Tensor) -> Tensor:
-    """Return a null prediction of every sample: that of `cond` where none was made."""
-    if null.shape[1:] != cond.shape[1:] or null.shape[:1] != rows.shape:
-        raise ShapeError(
-            f'null has shape {tuple(null.shape)} for rows={tuple(rows.shape)} and predictions of shape {tuple(cond.shape)}; give '
-            'one prediction for each of the rows'
-        )
-    return cond.index_copy(0, rows.to(cond.device), null)  # (b, ...)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -82,7 +82,7 @@ def convert_scale(value: Scale, *, from_: str, to: str = 'scale') -> Scale:
     value = check_scale(value, 'convert_scale: value')
     if isinstance(value, Tensor) and is_readable(value) and not bool(value.isfinite().all()):
         raise ConfigError(f'convert_scale: value must be finite, got {value}')
-    source, target = _ALIASES.get(from_, from_), _ALIASES.get(to, to)
+    source, target = (_ALIASES.get(name, name) if isinstance(name, str) else '' for name in (from_, to))
     for name, resolved in ((from_, source), (to, target)):
         if resolved not in _CONVENTIONS:
             known = ', '.join(map(repr, (*_CONVENTIONS, *_ALIASES)))

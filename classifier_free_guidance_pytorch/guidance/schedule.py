@@ -7,12 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
-
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, as_number, shown
-from classifier_free_guidance_pytorch.rows import is_readable
+from classifier_free_guidance_pytorch.guidance.checks import Scale, inside
 
 
 class Moment(NamedTuple):
@@ -65,13 +61,14 @@ class Schedule:
 
         Args:
             progress: The progress of every step, for schedules of progress.
-            sigma: The noise level of every step, for schedules of sigma.
+            sigma: The noise level of every step, for schedules of sigma; both for a schedule of both.
 
         Returns:
             The number of steps.
 
         Raises:
             UsageError: Neither was given.
+            ConfigError: Of one there are more than of the other.
 
         >>> from classifier_free_guidance_pytorch.guidance import interval
         >>> interval(7.5, sigma=(0.28, 5.42)).saved(sigma=(10., 5., 1., 0.2))
@@ -81,7 +78,10 @@ class Schedule:
             raise UsageError(f'to count the passes that {self!r} saves, give the progress= or the sigma= of every step')
         if len(sigma) == 0:
             return sum(bool(self(p) == 1) for p in progress)
-        return sum(bool(self(sigma=now, next_sigma=then) == 1) for now, then in zip(sigma, (*sigma[1:], 0.0), strict=True))
+        if len(progress) not in (0, len(sigma)):
+            raise ConfigError(f'to count the passes that {self!r} saves, got {len(progress)} progress= and {len(sigma)} sigma=')
+        steps = zip(progress if len(progress) else (None,) * len(sigma), sigma, (*sigma[1:], 0.0), strict=True)
+        return sum(bool(self(at, sigma=now, next_sigma=then) == 1) for at, now, then in steps)
 
     def given(self, now: Moment, name: str) -> Scale:
         """Return an argument that this schedule is a function of, within its range."""
@@ -89,23 +89,3 @@ class Schedule:
         if value is None:
             raise UsageError(f'{self!r} is a function of {name}; call it with {name}=')
         return inside(name, value, 0.0, 1.0 if name == 'progress' else math.inf)
-
-
-ROUNDING = 1e-6
-"""How far outside of [0, 1] progress may be for having been computed in float32."""
-
-
-def inside(name: str, value: Scale, low: float, high: float) -> Scale:
-    """Return a number or a tensor within its range, numbers as floats; raise `ConfigError` for anything else."""
-    if isinstance(value, Tensor):
-        if value.dtype == torch.bool or value.is_complex():
-            raise ConfigError(f'a schedule takes real numbers as {name}, got a tensor of {value.dtype}')
-        if is_readable(value) and value.numel() > 0:
-            smallest, largest = torch.aminmax(value.detach())
-            if not (low - ROUNDING <= float(smallest) and float(largest) <= high + ROUNDING):
-                raise ConfigError(f'{name} must be in [{low:g}, {high:g}] for a schedule, got {value}')
-        return value.clamp(low, high) if value.is_floating_point() else value
-    number = math.inf if isinstance(value, float) and value == high == math.inf else as_number(value)
-    if number is None or not low - ROUNDING <= number <= high + ROUNDING:
-        raise ConfigError(f'{name} must be a number in [{low:g}, {high:g}] for a schedule, got {shown(value)}')
-    return min(max(number, low), high)

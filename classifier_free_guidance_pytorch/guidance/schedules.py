@@ -20,6 +20,7 @@ from torch import Tensor
 from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.guidance.checks import Scale, check_number
 from classifier_free_guidance_pytorch.guidance.schedule import Moment, Schedule
+from classifier_free_guidance_pytorch.rows import is_readable
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class Constant(Schedule):
         check_number('constant', 'scale', self.scale)
 
     def at(self, now: Moment) -> Scale:
-        return float(self.scale)
+        tensors = [given for given in now if isinstance(given, Tensor)]
+        if not tensors:
+            return float(self.scale)
+        return torch.full_like(tensors[0] if tensors[0].is_floating_point() else tensors[0].float(), self.scale)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Ramp(Schedule):
     floor: float | None = None
 
     def __post_init__(self) -> None:
+        if self.curve not in ('linear', 'cosine'):
+            raise ConfigError(f"Ramp: curve must be 'linear' or 'cosine', got {self.curve!r}")
         check_number(self.curve, 'start', self.start)
         check_number(self.curve, 'stop', self.stop)
         check_number(self.curve, 'power', self.power, 0)
@@ -129,6 +135,9 @@ class Interval(Schedule):
         name, ends = ('progress', self.progress) if self.sigma is None else ('sigma', self.sigma)
         if not isinstance(ends, tuple) or len(ends) != 2:
             raise ConfigError(f'interval: {name} must be a pair (lo, hi), got {ends!r}')
+        for end, value in zip(('lo', 'hi'), ends, strict=True):
+            if value not in (-math.inf, math.inf):
+                check_number('interval', f'{end} of {name}', value)
         if not ends[0] < ends[1]:
             raise ConfigError(f'interval: {name}=({ends[0]}, {ends[1]}) is empty; its ends are (lo, hi) with lo < hi')
 
@@ -178,14 +187,16 @@ class CFGPlusPlus(Schedule):
         alpha, next_alpha = (1.0 if one is None else one for one in (now.alpha, now.next_alpha))
         now = Moment(now.progress, now.sigma, now.next_sigma, alpha, next_alpha)
         alpha, next_alpha = self.given(now, 'alpha'), self.given(now, 'next_alpha')
-        if not any(isinstance(value, Tensor) for value in (here, there, alpha, next_alpha)):
-            if here == math.inf:
-                return float(self.lam)  # a share of 0 of the noise stays
-            if not there * alpha < here * next_alpha:
-                raise ConfigError(
-                    f'cfg_plus_plus: a step must lower sigma/alpha, got sigma={here}, alpha={alpha} to next_sigma={there}, '
-                    f'next_alpha={next_alpha}'
-                )
+        if not isinstance(here, Tensor) and here == math.inf:
+            return self.lam if not isinstance(there, Tensor) else torch.full_like(there, self.lam)  # no noise stays
+        lowers = there * alpha < here * next_alpha
+        if isinstance(lowers, Tensor):
+            lowers = not is_readable(lowers) or bool(lowers.all())
+        if not lowers:
+            raise ConfigError(
+                f'cfg_plus_plus: a step must lower sigma/alpha, got sigma={here}, alpha={alpha} to next_sigma={there}, '
+                f'next_alpha={next_alpha}'
+            )
         stays = there * alpha / (here * next_alpha)  # the share of the noise that is added back
         if isinstance(stays, Tensor):
             stays = torch.where(torch.as_tensor(here, device=stays.device).isinf(), 0.0, stays)
@@ -221,8 +232,17 @@ class Beta(Schedule):
 
     def at(self, now: Moment) -> Scale:
         p = self.given(now, 'progress')
-        constant = math.gamma(self.a + self.b) / (math.gamma(self.a) * math.gamma(self.b))
-        return 1 + (self.scale - 1) * constant * p ** (self.a - 1) * (1 - p) ** (self.b - 1)
+        # by logarithms, since the gamma function of a large parameter is larger than any float
+        log_constant = math.lgamma(self.a + self.b) - math.lgamma(self.a) - math.lgamma(self.b)
+        log_density = log_constant + _times_log(self.a - 1, p) + _times_log(self.b - 1, 1 - p)
+        return 1 + (self.scale - 1) * (torch.exp(log_density) if isinstance(log_density, Tensor) else math.exp(log_density))
+
+
+def _times_log(factor: float, x: Scale) -> Scale:
+    """Return `factor * log(x)`, 0 for a factor of 0."""
+    if isinstance(x, Tensor):
+        return torch.xlogy(factor, x)
+    return 0.0 if factor == 0 else -math.inf if x == 0 else factor * math.log(x)
 
 
 @dataclass(frozen=True)
@@ -244,7 +264,7 @@ class Exponential(Schedule):
 
     def __post_init__(self) -> None:
         check_number('exponential', 'start', self.start)
-        check_number('exponential', 'rate', self.rate)
+        check_number('exponential', 'rate', self.rate, high=700)  # beyond it the exponential is no float
 
     def at(self, now: Moment) -> Scale:
         p = self.given(now, 'progress')

@@ -15,13 +15,15 @@ For 'flow', `sigma` is the flow time, 1 at pure noise. A variance preserving noi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_scale
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_scale, inside, shown
 from classifier_free_guidance_pytorch.guidance.reductions import widened
+from classifier_free_guidance_pytorch.rows import is_readable
 
 SPACES = ('x0', 'eps', 'v', 'flow')
 
@@ -50,19 +52,19 @@ def alpha_of(model: str, other: str, sigma: Scale, alpha: Scale | None = None) -
         alpha: The factor, where it is known.
 
     Raises:
-        ConfigError: `'v'` with a noise level above 1.
+        ConfigError: A negative noise level or factor; `'v'` or `'flow'` without a factor and with a noise level above 1.
     """
+    sigma = check_scale(sigma, 'sigma')
     if alpha is not None:
-        return alpha
-    kind, sigma = other if model == 'x0' else model, check_scale(sigma, 'sigma')
-    if kind == 'flow':
-        return 1 - sigma
-    if kind != 'v':
+        alpha = check_scale(alpha, 'alpha')
+        inside('sigma', sigma, 0.0, math.inf, 'x = alpha * x0 + sigma * eps')
+        return inside('alpha', alpha, 0.0, math.inf, 'x = alpha * x0 + sigma * eps')
+    kind = other if model == 'x0' else model
+    if kind not in ('v', 'flow'):
+        inside('sigma', sigma, 0.0, math.inf, 'x = x0 + sigma * eps')
         return 1.0
-    root: Scale | complex = (1 - sigma * sigma) ** 0.5
-    if isinstance(root, complex):
-        raise ConfigError(f"sigma is {sigma}, but without alpha= the space 'v' is variance preserving: sigma <= 1")
-    return root
+    sigma = inside('sigma', sigma, 0.0, 1.0, f'a model of {kind!r} without alpha=')
+    return 1 - sigma if kind == 'flow' else (1 - sigma * sigma) ** 0.5
 
 
 def convert(prediction: Tensor, source: str, target: str, x: Tensor, sigma: Scale, alpha: Scale) -> Tensor:
@@ -83,7 +85,7 @@ def convert(prediction: Tensor, source: str, target: str, x: Tensor, sigma: Scal
         The prediction in the target space, in the shape of `prediction`; half precision becomes float32.
 
     Raises:
-        ConfigError: An unknown space.
+        ConfigError: An unknown space, or a noise level at which the source says nothing of the target.
         ShapeError: `x` and the prediction differ in shape.
 
     >>> import torch
@@ -92,6 +94,8 @@ def convert(prediction: Tensor, source: str, target: str, x: Tensor, sigma: Scal
     """
     for space in (source, target):
         check_space('convert', space)
+    if not isinstance(x, Tensor):
+        raise ConfigError(f'x must be the noisy sample, a tensor like the prediction, got {shown(x)}')
     if x.shape != prediction.shape:
         raise ShapeError(f'x has shape {tuple(x.shape)}, but the prediction has shape {tuple(prediction.shape)}')
     s, a = aligned(sigma, prediction, 'sigma', wide=True), aligned(alpha, prediction, 'alpha', wide=True)
@@ -99,8 +103,19 @@ def convert(prediction: Tensor, source: str, target: str, x: Tensor, sigma: Scal
         return prediction
     (p, q), (r, t) = _LINES[source](a, s), _LINES[target](a, s)
     determinant = p * s - q * a
+    singular = determinant == 0
+    if isinstance(singular, Tensor):
+        singular = is_readable(singular) and bool(singular.any())
+    if singular:
+        raise ConfigError(f'at sigma={sigma} and alpha={alpha} a prediction of {source!r} says nothing of {target!r}')
     m, n = (r * s - t * a) / determinant, (p * t - q * r) / determinant
     return m * widened(prediction) + n * widened(x)
+
+
+def slope_in_noise(space: str, sigma: Scale, alpha: Scale) -> Scale:
+    """Return how much a prediction changes with `eps` at a given `x`: `q - p * sigma / alpha` of `p * x0 + q * eps`."""
+    p, q = _LINES[space](alpha, sigma)
+    return q if space == 'eps' else q - p * sigma / alpha
 
 
 def to_x0(prediction: Tensor, space: str, x: Tensor, sigma: Scale, alpha: Scale | None = None) -> Tensor:

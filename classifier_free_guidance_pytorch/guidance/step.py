@@ -11,7 +11,8 @@ from torch import Tensor
 from typing_extensions import Self
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
-from classifier_free_guidance_pytorch.guidance.checks import Scale
+from classifier_free_guidance_pytorch.guidance.checks import Scale, check_alike
+from classifier_free_guidance_pytorch.rows import is_readable
 
 BRANCHES = ('cond', 'null', 'weak', 'conds', 'negatives')
 """The predictions a rule can ask for, in the order in which `Rule.branches` names them; `Weak` passes with a name follow."""
@@ -48,6 +49,11 @@ class Predictions(NamedTuple):
         if not named:
             return Predictions(**made)
         return Predictions(**{name: value for name, value in made.items() if name in BRANCHES}, named=named)
+
+    def first(self) -> Tensor:
+        """Return one of the predictions, of which there must be one."""
+        every = (self.cond, self.null, self.weak, *self.conds, *self.negatives, *self.named.values())
+        return next(one for one in every if one is not None)
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """Return `cond` and `null`, of which the caller knows that they are there."""
@@ -132,6 +138,8 @@ class State:
         Raises:
             ConfigError: It is that of a different kind of rule.
         """
+        if not isinstance(saved, Mapping):
+            raise ConfigError(f'expected what state_dict() returned, a dictionary, got {saved!r}')
         parts, entries = saved.get('parts', ()), self._entries()
         fits = set(saved) == {'parts', *entries} and [one is None for one in parts] == [one is None for one in self.parts]
         if not fits:
@@ -172,6 +180,21 @@ class State:
                 f'guidance state holds {what} of shape {tuple(held.shape)}, but the predictions have shape '
                 f'{tuple(like.shape)}; make a new state with rule.init_state() for every sampling run'
             )
+
+
+def filled(cond: Tensor, null: Tensor, rows: Tensor) -> Tensor:
+    """Return a null prediction of every sample: that of `cond` where none was made."""
+    if not isinstance(rows, Tensor) or rows.ndim != 1 or rows.dtype not in (torch.int32, torch.int64):
+        raise ConfigError(f'rows must be what null_rows returned, indices of samples (r,), got {rows!r}')
+    if null.shape[1:] != cond.shape[1:] or null.shape[:1] != rows.shape:
+        raise ShapeError(
+            f'null has shape {tuple(null.shape)} for rows={tuple(rows.shape)} and predictions of shape {tuple(cond.shape)}; give '
+            'one prediction for each of the rows'
+        )
+    check_alike('rows', {'null': null[:0], 'cond': cond[:0]}, linear=True)
+    if is_readable(rows) and len(rows) and not (0 <= int(rows.min()) <= int(rows.max()) < len(cond)):
+        raise ShapeError(f'rows must be of the {len(cond)} samples of the batch, got {rows.tolist()}')
+    return cond.index_copy(0, rows.to(cond.device), null)  # (b, ...)
 
 
 def in_order(names: Collection[str]) -> tuple[str, ...]:

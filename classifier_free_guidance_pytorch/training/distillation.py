@@ -17,10 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.decorator.keywords import GUIDANCE_KEYWORDS
-from classifier_free_guidance_pytorch.decorator.outputs import at, guided_paths
-from classifier_free_guidance_pytorch.errors import ShapeError, UsageError
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.guidance import CFG, Preset, Rule, Schedule
-from classifier_free_guidance_pytorch.training.models import check_same_text, check_scales, key_names, student_conditioner
+from classifier_free_guidance_pytorch.training.models import (
+    check_same_text,
+    check_scales,
+    key_names,
+    model_in,
+    prediction_of,
+    student_conditioner,
+)
 
 
 def guided_target(
@@ -43,7 +49,7 @@ def guided_target(
 
     Raises:
         UsageError: The teacher is in training mode, or the rule remembers between the steps of a sampling run.
-        ConfigError: Keywords that the teacher refuses.
+        ConfigError: No guided model, or keywords that it refuses.
 
     Example:
         >>> import torch
@@ -53,8 +59,11 @@ def guided_target(
         >>> guided_target(teacher, x, texts=['a red circle', 'a blue square'], cond_scale=torch.tensor([1.5, 3.])).shape
         torch.Size([2, 4])
     """
+    model_in(teacher)  # or says that it is no guided model
     if teacher.training:
         raise UsageError('the teacher is in training mode, in which it drops texts and is not guided: call teacher.eval() first')
+    if keywords.get('return_unconditioned'):
+        raise ConfigError('return_unconditioned asks for two predictions, of which a target is one: leave it out')
     rule = guidance.rule if isinstance(guidance, Preset) else guidance
     if isinstance(rule, Rule) and rule.remembers:
         raise UsageError(
@@ -63,7 +72,7 @@ def guided_target(
         )
     with torch.no_grad():
         output = teacher(*inputs, cond_scale=cond_scale, guidance=guidance or CFG(), guide=guide, **keywords)
-    return at(output, guided_paths(output, guide)[0])
+    return prediction_of(output, guide)
 
 
 def distillation_loss(
@@ -93,19 +102,22 @@ def distillation_loss(
             `weak`, `guidance_kwargs`, ...) is for the teacher alone, and the rest for both.
 
     Raises:
-        ConfigError: Scales that are not above 0, a student without the scale input, or another kind of conditioning or encoder.
+        ConfigError: Scales that are not above 0, a student without the scale input, another kind of conditioning or encoder, or
+            a keyword that has no part here.
         ShapeError: The predictions differ in shape.
         UsageError: The student is in eval mode, the teacher in training mode, or the rule remembers.
     """
     conditioner, names = student_conditioner(student), key_names(student)
     check_scales(cond_scale)
     check_same_text(conditioner, teacher)
+    if keywords.get(names.cond_drop_prob) is not None:
+        raise ConfigError(f'{names.cond_drop_prob} has no part in this loss, in which the student sees every text: leave it out')
     guiding = {*GUIDANCE_KEYWORDS, names.negative_texts, names.negative_text_embeds}
     shared = {name: value for name, value in keywords.items() if name not in guiding}
     scale = cond_scale if teacher_scale is None else teacher_scale
     target = guided_target(teacher, *inputs, cond_scale=scale, guidance=guidance, guide=guide, **keywords)
-    output = student(*inputs, cond_scale=cond_scale, **{names.cond_drop_prob: 0.0}, **shared)
-    prediction = at(output, guided_paths(output, guide)[0])
+    output = student(*inputs, cond_scale=cond_scale, **{**shared, names.cond_drop_prob: 0.0})
+    prediction = prediction_of(output, guide)
     if prediction.shape != target.shape:
         raise ShapeError(
             f'the student predicts {tuple(prediction.shape)}, but the teacher {tuple(target.shape)}: only the widths inside of '

@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.decorator.eval_mode import in_eval_mode
-from classifier_free_guidance_pytorch.decorator.outputs import at, guided_paths
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from classifier_free_guidance_pytorch.guidance import CFG
-from classifier_free_guidance_pytorch.training.models import check_scales, key_names, model_in, student_conditioner
+from classifier_free_guidance_pytorch.training.models import check_scales, key_names, model_in, prediction_of, student_conditioner
 
 
 def guidance_free_loss(
@@ -66,12 +65,14 @@ def guidance_free_loss(
     drop_prob = conditioner.cond_drop_prob if cond_drop_prob is None else cond_drop_prob
     if not isinstance(drop_prob, (int, float)) or not 0 <= drop_prob <= 1:
         raise ConfigError(f'cond_drop_prob is one probability in [0, 1], but got {drop_prob!r}')
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ConfigError(f'generator is a torch.Generator, or None for the global state, but got {generator!r}')
     drawn = torch.rand(len(target), generator=generator, device=target.device if generator is None else generator.device)
     dropped = drawn.to(target.device) < drop_prob  # (b,)
     scale = torch.where(dropped, 1.0, scale)
 
     guided = _guided(model, inputs, target, scale, dropped.to(torch.float32), guide, keywords)
-    null = _null(model if ema is None else ema, inputs, guide, keywords).to(guided.dtype)
+    null = _null(model if ema is None else ema, inputs, guide, keywords, guided)
     conditioner.learn_scales(cond_scale)
     if weighting == 'gft':
         return (torch.lerp(null, guided, _inverse(scale, guided)) - target).square().mean()
@@ -113,7 +114,7 @@ def guidance_free_target(
     """
     scale = _checked(model, inputs, target, cond_scale)  # (b,)
     guided = _guided(model, inputs, target, scale, 0.0, guide, keywords)
-    null = _null(model if ema is None else ema, inputs, guide, keywords).to(guided.dtype)
+    null = _null(model if ema is None else ema, inputs, guide, keywords, guided)
     student_conditioner(model).learn_scales(cond_scale)
     return _beyond(target, guided, null, scale)
 
@@ -122,8 +123,11 @@ def _checked(model: Any, inputs: tuple[Any, ...], target: Any, cond_scale: Any) 
     """Return one scale for each sample `(b,)`, once the arguments have been looked at."""
     student_conditioner(model)
     check_scales(cond_scale)
-    if not isinstance(target, Tensor) or target.ndim == 0:
-        raise ConfigError(f'target is what the model predicts without guidance, a tensor (b, ...), but got {target!r}')
+    if not isinstance(target, Tensor) or target.ndim == 0 or not target.is_floating_point():
+        what = f'a tensor of {target.dtype}' if isinstance(target, Tensor) and target.ndim > 0 else repr(target)
+        raise ConfigError(
+            f'target is what the model predicts without guidance, a tensor (b, ...) of real numbers, but got {what}'
+        )
     batch = next((one.shape[0] for one in inputs if isinstance(one, Tensor) and one.ndim > 1), len(target))
     if len(target) != batch:
         raise ShapeError(f'target has shape {tuple(target.shape)}, but the inputs are a batch of {batch}')
@@ -138,19 +142,24 @@ def _guided(
 ) -> Tensor:
     """Return what a model in training predicts in one pass at these scales, `(b, ...)`."""
     output = model(*inputs, cond_scale=scale, **{key_names(model).cond_drop_prob: drop_prob}, **keywords)
-    guided = at(output, guided_paths(output, guide)[0])
+    guided = prediction_of(output, guide)
     if guided.shape != target.shape:
         raise ShapeError(f'target has shape {tuple(target.shape)}, but the model predicts {tuple(guided.shape)}')
     return guided
 
 
 @torch.no_grad()
-def _null(model: Any, inputs: tuple[Any, ...], guide: Any, keywords: dict[str, Any]) -> Tensor:
-    """Return the null prediction `(b, ...)` of a model in eval mode."""
+def _null(model: Any, inputs: tuple[Any, ...], guide: Any, keywords: dict[str, Any], like: Tensor) -> Tensor:
+    """Return the null prediction `(b, ...)` of a model in eval mode, in the dtype of the guided one."""
     unguided = model_in(model)
     with in_eval_mode(unguided):
         output = unguided(*inputs, cond_scale=0.0, guidance=CFG(), guide=guide, **keywords)
-    return at(output, guided_paths(output, guide)[0])
+    null = prediction_of(output, guide)
+    if null.shape != like.shape:
+        raise ShapeError(
+            f'ema predicts {tuple(null.shape)}, but the model {tuple(like.shape)}: it is to be an average of the same model'
+        )
+    return null.to(like.dtype)
 
 
 def _inverse(scale: Tensor, like: Tensor) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.conditioners import Conditioner
 from classifier_free_guidance_pytorch.conditioners.wrapped import unwrapped
 from classifier_free_guidance_pytorch.decorator.call import check_positive
+from classifier_free_guidance_pytorch.decorator.outputs import at, guided_paths
 from classifier_free_guidance_pytorch.decorator.signature import KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 
@@ -29,6 +31,20 @@ def model_in(wrapper: Any) -> Any:
             )
         found = inner
     return found
+
+
+def prediction_of(output: Any, guide: Any) -> Tensor:
+    """Return the one prediction in an output that is learned.
+
+    Raises:
+        ConfigError: `guide` names several, or none.
+    """
+    paths = guided_paths(output, guide)
+    if len(paths) > 1:
+        raise ConfigError(
+            f'guide={guide!r} names {len(paths)} entries of the output, of which a loss takes one: add one loss for each'
+        )
+    return at(output, paths[0])
 
 
 def key_names(model: Any) -> KeyNames:
@@ -74,7 +90,8 @@ def student_conditioner(model: Any) -> Conditioner:
 
 def check_scales(scale: Any) -> None:
     """Raise `ConfigError` or `ShapeError` unless this is a scale above 0, or one for each sample."""
-    if isinstance(scale, bool) or not isinstance(scale, (int, float, Tensor)):
+    is_real = not isinstance(scale, Tensor) or not (scale.is_complex() or scale.dtype == torch.bool)
+    if isinstance(scale, bool) or not isinstance(scale, (int, float, Tensor)) or not is_real:
         raise ConfigError(f'cond_scale is a number above 0, or a tensor with one for each sample, but got {scale!r}')
     if isinstance(scale, Tensor) and scale.ndim > 1:
         raise ShapeError(f'cond_scale is one number for each sample, (b,), but got a tensor of shape {tuple(scale.shape)}')

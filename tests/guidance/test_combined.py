@@ -219,3 +219,71 @@ def test_a_batch_of_no_samples():
         for scale in (3.5, torch.empty(0)):
             assert rule.branches(scale) == ('cond', 'null')
             assert rule(none, none, scale).shape == (0, 4)
+
+
+def test_levels_take_one_scale_per_sample_in_any_form():
+    cond, null = random(2)
+    scale = torch.tensor([1.0, 3.0, 7.0], dtype=torch.float64)
+    expected = guidance.FDG((6.0, 2.0))(cond, null, scale)
+    torch.testing.assert_close(guidance.FDG((6.0, 2.0))(cond, null, scale.view(3, 1, 1, 1)), expected)
+
+
+# Some channels only
+
+
+@pytest.mark.parametrize(
+    'rule',
+    [
+        guidance.APG(momentum=-0.5),
+        guidance.SMCCFG(),
+        guidance.HiGS(guidance.CFG(), cutoff=0.0),
+        guidance.ReuseDelta(guidance.CFG()),
+        guidance.Adaptive(guidance.CFG()),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_the_memory_of_some_channels_is_laid_out_for_them(rule):
+    part, (cond, null) = rule.on_channels(1, -1), random(2)
+    runs = [(part, part.init_state(like=cond), cond, null), (part, part.init_state(), cond, null)]
+    runs.append((rule, rule.init_state(), cond[:, 1:-1], null[:, 1:-1]))
+    for step in range(3):
+        laid_out, grown, alone = (one(c + step, n, 3.0, state=state, progress=0.2 * step) for one, state, c, n in runs)
+        torch.testing.assert_close(laid_out, grown, rtol=0, atol=0)
+        torch.testing.assert_close(laid_out[:, 1:-1], alone)
+
+
+def test_a_scale_per_channel_is_that_of_the_channels_that_are_guided():
+    cond, null = random(2)
+    scale = torch.tensor([9.0, 2.0, 3.0, 9.0], dtype=torch.float64).view(1, 4, 1, 1)
+    guided = guidance.CFG().on_channels(1, 3)(cond, null, scale)
+    expected = null + scale * (cond - null)
+    expected[:, [0, 3]] = cond[:, [0, 3]]
+    torch.testing.assert_close(guided, expected)
+
+
+# Zero steps of some samples
+
+
+@pytest.mark.parametrize(
+    'rule',
+    [
+        guidance.CFGZeroStar(0.3),
+        guidance.CFGZeroStar(0.3).in_space('flow', model='eps'),
+        guidance.CFGZeroStar(0.3) + guidance.Weak(2.0),
+        (guidance.Weak(2.0) + guidance.CFGZeroStar(0.3).in_space('flow', model='x0')).then(guidance.rescale_to_cond(0.5)),
+        guidance.CFGZeroStar(0.3).on_channels(0, 2),
+    ],
+    ids=['alone', 'in a space', 'in a sum', 'in a sum in a space', 'on channels'],
+)
+@pytest.mark.parametrize('scale', [3.0, 1.0, torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)], ids=['3', '1', 'per sample'])
+def test_each_sample_has_its_own_zero_steps(rule, scale):
+    """As a batch of training is, of which every sample stands somewhere else: the same as one by one."""
+    cond, null, weak, x = random(4)
+    progress, sigma = torch.tensor([0.1, 0.5, 0.29], dtype=torch.float64), torch.tensor([0.9, 0.5, 0.71], dtype=torch.float64)
+    together = rule(cond, null, scale, weak=weak, x=x, sigma=sigma, progress=progress)
+    for i in range(3):
+        now = {'x': x[i : i + 1], 'sigma': float(sigma[i]), 'progress': float(progress[i])}
+        own = scale[i : i + 1] if isinstance(scale, torch.Tensor) else scale
+        alone = rule(cond[i : i + 1], null[i : i + 1], own, weak=weak[i : i + 1], **now)
+        torch.testing.assert_close(together[i : i + 1], alone)
+    assert rule.branches(scale, progress=0.1) == rule.branches(scale, progress=torch.tensor([0.1, 0.2])) == ()

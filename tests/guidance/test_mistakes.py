@@ -28,6 +28,15 @@ MISTAKES = {
     'interval: sigma=(5.42, 0.28) is empty; its ends are (lo, hi) with lo < hi': lambda: guidance.interval(
         7.5, sigma=(5.42, 0.28)
     ),
+    "interval: lo of sigma must be a finite number, got 'a'": lambda: guidance.interval(7.5, sigma=('a', 'b')),
+    'interval: hi of progress must be a finite number, got None': lambda: guidance.interval(7.5, progress=(0.1, None)),
+    "Ramp: curve must be 'linear' or 'cosine', got 'sine'": lambda: guidance.from_config(
+        {'kind': 'Ramp', 'start': 1, 'stop': 2, 'curve': 'sine'}
+    ),
+    'exponential: rate must be a number in [-inf, 700], got 1000': lambda: guidance.exponential(3.0, 1000),
+    'cfg_plus_plus: a step must lower sigma/alpha, got sigma=tensor([1.])': lambda: guidance.cfg_plus_plus(0.6)(
+        sigma=torch.tensor([1.0]), next_sigma=torch.tensor([2.0])
+    ),
     'interval: give either sigma=(lo, hi) or progress=(lo, hi)': lambda: guidance.interval(7.5),
     'interval: progress must be a pair (lo, hi), got 0.5': lambda: guidance.interval(7.5, progress=0.5),
     'interval: scale must be a finite number, got nan': lambda: guidance.interval(float('nan'), progress=(0.0, 0.5)),
@@ -58,7 +67,7 @@ MISTAKES = {
     'rescale: phi must be a finite number, got nan': lambda: guidance.rescale(C, U, float('nan')),
     'renorm: r must be a number of at least 0, got nan': lambda: guidance.renorm(C, U, float('nan')),
     'nag: tau must be a number of at least 0, got nan': lambda: guidance.nag(C, U, tau=float('nan')),
-    'CFGZeroStar: progress must be a number in [0, 1], got nan': lambda: guidance.CFGZeroStar(0.1).branches(
+    'progress must be a number in [0, 1] for CFGZeroStar, got nan': lambda: guidance.CFGZeroStar(0.1).branches(
         progress=float('nan')
     ),
     'scale must be finite, got tensor': lambda: guidance.CFG()(C, U, torch.tensor([1.0, float('nan'), 1.0, 1.0])),
@@ -73,7 +82,64 @@ MISTAKES = {
         C, scale=3.0, weak={'stgg': U}
     ),
     "to_x0: unknown prediction space 'z'": lambda: guidance.to_x0(C, 'z', C, 0.5),
-    "without alpha= the space 'v' is variance preserving: sigma <= 1": lambda: guidance.to_x0(C, 'v', C, 2.0),
+    "sigma must be a number in [0, 1] for a model of 'v' without alpha=, got 2.0": lambda: guidance.to_x0(C, 'v', C, 2.0),
+    "sigma must be a number in [0, 1] for a model of 'flow' without alpha=, got 600": lambda: guidance.APG().in_x0('flow')(
+        C, U, 3.0, x=C, sigma=600
+    ),
+    "sigma must be in [0, 1] for a model of 'flow' without alpha=, got tensor([600.])": lambda: guidance.APG().in_x0('flow')(
+        C, U, 3.0, x=C, sigma=torch.tensor([600.0])
+    ),
+    'sigma must be a number in [0, inf] for x = x0 + sigma * eps, got -1.0': lambda: guidance.to_x0(C, 'eps', C, -1.0),
+    'alpha must be a number in [0, inf] for x = alpha * x0 + sigma * eps, got -1.0': lambda: guidance.APG().in_x0('eps')(
+        C, U, 3.0, x=C, sigma=1.0, alpha=-1.0
+    ),
+    "alpha must be a finite number or a tensor, got 'a'": lambda: guidance.APG().in_x0('eps')(
+        C, U, 3.0, x=C, sigma=1.0, alpha='a'
+    ),
+    "at sigma=0.0 and alpha=1.0 a prediction of 'x0' says nothing of 'eps'": lambda: guidance.from_x0(C, 'eps', C, 0.0),
+    "at sigma=tensor([0.]) and alpha=1.0 a prediction of 'x0' says nothing of 'eps'": lambda: guidance.from_x0(
+        C, 'eps', C, torch.tensor([0.0])
+    ),
+    'x must be the noisy sample, a tensor like the prediction, got None': lambda: guidance.to_x0(C, 'flow', None, 0.5),
+    'energy_guided: alpha is 0.0: pure noise has no clean sample': lambda: guidance.energy_guided(
+        C, lambda x: x.sum((1, 2, 3)), 1.0, model='flow', x=C, sigma=1.0
+    ),
+    'energy_guided: the energy has no gradient': lambda: guidance.energy_guided(
+        C, lambda x: x.detach().sum((1, 2, 3)), 1.0, model='flow', x=C, sigma=0.5
+    ),
+    "APG: dim must be a dimension, a tuple of dimensions or None for all but the batch, got 'a'": lambda: guidance.APG(dim='a'),
+    'Renorm: dim must be a dimension': lambda: guidance.renorm_to_cond(dim=1.5),
+    'Discrete: dim must be a dimension': lambda: guidance.Discrete(dim=None),
+    "APG: rms is True or False, got 'yes'": lambda: guidance.APG(rms='yes'),
+    'smc_cfg: k must be a number of at least 0, got nan': lambda: guidance.smc_cfg(C, U, 3.0, C, k=float('nan')),
+    'higs: eta must be a finite number, got nan': lambda: guidance.higs(C, U, 1.0, eta=float('nan')),
+    'renorm: lo must be a number in [0, 1], got 2.0': lambda: guidance.renorm(C, U, lo=2.0),
+    'renorm: percentiles must be (low, high) in [0, 100], without dim; got (55, 45)': lambda: guidance.renorm(
+        C, U, percentiles=(55, 45)
+    ),
+    'on_channels: dim=0 is the batch': lambda: guidance.CFG().on_channels(0, 1, dim=0),
+    'fdg: grid must be (h, w) or (f, h, w), got 3': lambda: guidance.fdg(C[0], U[0], (2.0, 3.0), grid=3),
+    "from_config: Constant needs 'scale', got {'kind'": lambda: guidance.from_config({'kind': 'Constant'}),
+    "from_config: unknown kind ['a']": lambda: guidance.from_config({'kind': ['a']}),
+    'Preset: expected a rule, got 3': lambda: guidance.Preset(3, 2.0, 'a model', 'a paper', 'eps'),
+    "unknown preset ['a']": lambda: guidance.preset(['a']),
+    "convert_scale: unknown convention ['a']": lambda: guidance.convert_scale(1.0, from_=['a']),
+    'rows must be what null_rows returned, indices of samples (r,), got [0]': lambda: guidance.CFG()(C, U[:1], 3.0, rows=[0]),
+    'rows: cond is torch.float32 on cpu, but null is torch.float64 on cpu': lambda: guidance.CFG()(
+        C, U[:1].double(), 3.0, rows=torch.tensor([0])
+    ),
+    'weak must be a prediction, a tensor (b, ...), got 3.0': lambda: guidance.Weak(1.0)(C, weak=3.0),
+    "cond must be a prediction, a tensor (b, ...), got 'c'": lambda: guidance.CFG()('c', scale=1.0),
+    'state must be what rule.init_state() returned, got 3': lambda: guidance.APG(momentum=0.5)(C, U, 3.0, state=3),
+    'expected what state_dict() returned, a dictionary, got 3': lambda: guidance.SMCCFG().init_state().load_state_dict(3),
+    'progress must be a number in [0, 1] for HiGS, got 7.0': lambda: guidance.HiGS(guidance.CFG())(
+        C, U, 3.0, progress=7.0, state=guidance.HiGS(guidance.CFG()).init_state()
+    ),
+    'diffusers_guider: scale must be a finite number, got nan': lambda: guidance.diffusers_guider(guidance.CFG(), float('nan')),
+    'diffusers_guider: expected a rule or a preset, got 3.0': lambda: guidance.diffusers_guider(3.0),
+    "is zero at its first steps, which is a velocity: use in_space('flow', model='eps')": lambda: (
+        guidance.CFGZeroStar(0.1) + guidance.Weak(1.0)
+    ).in_x0('eps'),
     "unknown preset 'sdxl'; expected one of 'rescale'": lambda: guidance.preset('sdxl'),
     "convert_scale: unknown convention 'dall-e'; expected one of 'scale', 'extra', 'inverse'": lambda: guidance.convert_scale(
         1.0, from_='dall-e'

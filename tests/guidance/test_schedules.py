@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from classifier_free_guidance_pytorch import guidance
+from classifier_free_guidance_pytorch.errors import ConfigError
 from tests.guidance.test_oracles import pair
 
 SCHEDULES = {
@@ -210,3 +211,36 @@ def test_presets_guide_and_name_their_source(name):
     scale = preset.at(0.5, sigma=1.0)
     batch = inputs(preset.rule, (3, 4, 6, 5))
     assert not torch.allclose(call(preset.rule, batch, scale), batch.kwargs['cond'])
+
+
+@pytest.mark.parametrize('name', list(SCHEDULES))
+def test_whole_numbers_and_tensors_of_them_are_where_sampling_stands_too(name):
+    """A scale is never rounded to the kind of number that progress or the noise level came as."""
+    schedule, ends = SCHEDULES[name], (0, 1)
+    many = at(schedule, torch.tensor(ends))
+    assert many.is_floating_point()
+    assert many.shape == (2,)
+    torch.testing.assert_close(many, torch.tensor([at(schedule, float(end)) for end in ends]))
+    held = guidance.piecewise((0.0, 1.5), (1.0, 2.5), hold=True)
+    assert held(torch.tensor(ends)).tolist() == [1.5, 2.5]
+    weight = guidance.interval(7.5, sigma=(0.3, 5.0), outside=0.5)
+    assert weight(sigma=torch.tensor([6, 1])).tolist() == [0.5, 7.5]
+
+
+def test_a_beta_of_large_parameters_is_its_density():
+    """Against a Gaussian of the same mean and variance, which it approaches; the gamma function itself is no float there."""
+    a = 2000.0
+    variance = 1 / (4 * (2 * a + 1))
+    for p in (0.5, 0.49, 0.52):
+        expected = math.exp(-((p - 0.5) ** 2) / (2 * variance)) / math.sqrt(2 * math.pi * variance)
+        assert (guidance.beta(2.0, a, a)(p) - 1) == pytest.approx(expected, rel=1e-2)
+    ends = torch.tensor([0.0, 1.0])
+    assert guidance.beta(2.0, a, a)(ends).tolist() == [1.0, 1.0]
+    assert guidance.beta(3.0, 1.0, 1.0)(ends).tolist() == [3.0, 3.0]
+
+
+def test_saved_passes_of_a_schedule_of_progress_and_sigma():
+    schedule = guidance.interval(guidance.linear(1.0, 7.0), sigma=(0.3, 5.0))
+    assert schedule.saved([0.0, 0.5, 0.7, 1.0], sigma=[6.0, 4.0, 1.0, 0.1]) == 2
+    with pytest.raises(ConfigError, match='got 2 progress= and 1 sigma='):
+        schedule.saved([0.0, 1.0], sigma=[1.0])

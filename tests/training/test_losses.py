@@ -36,6 +36,7 @@ RULES = {
     'rescale': (guidance.CFG().then(guidance.rescale_to_cond(0.7)), {}),
     'cfg-zero': (guidance.CFGZeroStar(), {}),
     'in a space': (guidance.APG().in_x0('flow'), {'guidance_kwargs': {'sigma': torch.tensor([0.2, 0.5, 0.9])}}),
+    'zero steps': (guidance.CFGZeroStar(0.3), {'guidance_kwargs': {'progress': torch.tensor([0.1, 0.5, 0.9])}}),
     'negatives': (guidance.CFG(), {'negative_texts': ['a dog']}),
     'perp-neg': (guidance.PerpNeg(0.5), {'negative_texts': ['a dog']}),
     'weak': (guidance.CFG() + guidance.Weak(0.8), {'weak': skip_layers('inner')}),
@@ -256,16 +257,32 @@ def beyond(model=None, target=X, cond_scale=2.0, **more):
 
 
 class Wider(nn.Module):
-    def __init__(self):
+    def __init__(self, width):
         super().__init__()
-        self.net = nn.Linear(6, 5)
+        self.net = nn.Linear(6, width)
 
     def forward(self, x):
         return self.net(x)
 
 
-def wider():
-    return text_conditioned(Wider(), 'net', example=X, model_types=[TinyEncoder()], reads_scale=True).eval()
+def heads():
+    """A model of two outputs, as the student or, in eval mode, as the teacher."""
+
+    @classifier_free_guidance_class_decorator
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.read, self.write = nn.Linear(6, 12), nn.Linear(12, 6)
+
+        def forward(self, x, cond_fns):
+            y = self.write(cond_fns[0](self.read(x)))
+            return {'a': y, 'b': 2 * y}
+
+    return student(cls=Heads, text_condition_hidden_dims=(12,))
+
+
+def wider(width=5):
+    return text_conditioned(Wider(width), 'net', example=X, model_types=[TinyEncoder()], reads_scale=True).eval()
 
 
 @pytest.mark.parametrize(
@@ -305,6 +322,21 @@ def wider():
         (ConfigError, 'guides inside cross-attention', lambda: distil(guidance=guidance.NAG())),
         (ConfigError, 'whose forward is decorated or made by text_conditioned', lambda: distil(student=nn.Linear(6, 6))),
         (ConfigError, 'whose forward is decorated', lambda: distil(teacher=nn.Linear(6, 6).eval())),
+        (ConfigError, 'whose forward is decorated', lambda: guided_target(nn.Linear(6, 6).eval(), X, cond_scale=2.0)),
+        (ConfigError, 'whose forward is decorated', lambda: guided_target(lambda x, **_: x, X, cond_scale=2.0)),
+        (ConfigError, 'cond_drop_prob has no part in this loss', lambda: distil(cond_drop_prob=0.3)),
+        (ConfigError, 'return_unconditioned asks for two predictions', lambda: distil(return_unconditioned=True)),
+        (ConfigError, 'cond_scale is a number above 0', lambda: distil(cond_scale=torch.ones(3, dtype=torch.complex64))),
+        (ConfigError, 'cond_scale is a number above 0', lambda: free(cond_scale=torch.ones(3, dtype=torch.bool))),
+        (
+            ConfigError,
+            r"guide=\('a', 'b'\) names 2 entries .* one loss for each",
+            lambda: distil(heads(), heads().eval(), guide=('a', 'b')),
+        ),
+        (ConfigError, r"guide=\['a', 'b'\] names 2 entries", lambda: free(heads(), guide=['a', 'b'])),
+        (ConfigError, 'target is .* real numbers.* but got a tensor of torch.int64', lambda: free(target=X.long())),
+        (ConfigError, 'generator is a torch.Generator, or None for the global state, but got 3', lambda: free(generator=3)),
+        (ShapeError, r'ema predicts \(3, 1\), but the model \(3, 6\)', lambda: free(ema=wider(1))),
     ],
 )
 def test_refusals(error, sentence, call):
