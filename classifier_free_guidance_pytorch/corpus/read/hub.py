@@ -10,7 +10,6 @@ from typing import Any
 
 from classifier_free_guidance_pytorch.corpus.read.entries import Entry
 from classifier_free_guidance_pytorch.corpus.read.formats import arrow_values, choose_column, digest_of, is_text
-from classifier_free_guidance_pytorch.corpus.read.streams import import_pyarrow
 from classifier_free_guidance_pytorch.errors import ConfigError, MissingDependencyError
 
 _BATCH_ROWS = 4096
@@ -28,19 +27,31 @@ class DatasetSource:
 
     def entries(self) -> Iterator[Entry]:
         """Yield the value of every row, counted from 0."""
-        number = 0
-        tables = self.dataset.select_columns([self.column]).with_format('arrow').iter(batch_size=_BATCH_ROWS)
+        number, tables = 0, None
         while True:
             try:
+                tables = tables or self._tables()
                 table = next(tables, None)
-                values = () if table is None else arrow_values(table.column(0))
-            except (import_pyarrow().ArrowException, OSError) as error:
-                raise ConfigError(f'the dataset cannot be read after row {number:,} ({error})') from error
+                values = () if table is None else self._values(table)
+            except Exception as error:  # of the reader of any format, and of the network
+                raise ConfigError(f'the dataset cannot be read after row {number:,} ({_first_line(error)})') from error
             if table is None:
                 return
             for value in values:
                 yield number, value
                 number += 1
+
+    def _tables(self) -> Iterator[Any]:
+        """Yield the column in parts: tables of Arrow where the types of the columns are known."""
+        rows = self.dataset.select_columns([self.column])
+        tables: Iterator[Any] = (rows.with_format('arrow') if self.dataset.features else rows).iter(batch_size=_BATCH_ROWS)
+        return tables
+
+    def _values(self, table: Any) -> list[Any]:
+        """Return the captions in a part; `datasets` 2 gives a dict for what it did not read as a table, too."""
+        if isinstance(table, dict):
+            return list(table[self.column])
+        return arrow_values(table.column(0))
 
     def fingerprint(self, digest: str | None = None) -> dict[str, Any]:
         """Return name, configuration and split, or a digest of the tables in a folder."""
@@ -57,7 +68,7 @@ def open_dataset(source: str | PathLike[str], column: str | None, split: str | N
         split: The split; None for `train`, or for the only one of a folder.
 
     Raises:
-        ConfigError: The dataset has no such split or column.
+        ConfigError: The dataset has no such split or column, no rows, or cannot be read without code of its own.
         MissingDependencyError: `datasets` is not installed, or the dataset cannot be read.
     """
     try:
@@ -70,7 +81,13 @@ def open_dataset(source: str | PathLike[str], column: str | None, split: str | N
         dataset, identity = _from_folder(datasets, Path(source), split)
     else:
         dataset, identity = _from_hub(datasets, fspath(source), split)
-    features = dataset.features or next(iter(dataset.take(1))).keys()
+    features: Any
+    try:
+        features = dataset.features or next(iter(dataset.take(1)), {}).keys()
+    except Exception as error:
+        raise ConfigError(f'the first row of {source} cannot be read ({_first_line(error)})') from error
+    if not features:
+        raise ConfigError(f'{source} is empty: it holds no captions')
     kinds = getattr(features, 'arrow_schema', None)
     columns = [field.name for field in kinds if is_text(field.type)] if kinds is not None else list(features)
     files = tuple(Path(file['filename']) for file in getattr(dataset, 'cache_files', ()))
@@ -100,11 +117,23 @@ def _from_hub(datasets: Any, source: str, split: str | None) -> tuple[Any, dict[
     name, _, config = source.partition(':')
     split = split or 'train'
     try:
-        found = datasets.load_dataset(name, config or None, split=split, streaming=True)
+        # explicitly: before 2.20 the default of `datasets` is to run code
+        found = datasets.load_dataset(name, config or None, split=split, streaming=True, trust_remote_code=False)
+    except StopIteration:
+        raise ConfigError(f'{source} is empty: it holds no captions') from None
     except Exception as error:  # the clients' errors have no common base
-        cause = next(iter(str(error).splitlines()), '')
+        if any(words in str(error) for words in ('trust_remote_code', 'scripts are no longer supported')):
+            raise ConfigError(
+                f'{source!r} cannot be read without code from its own repository, and this library never runs such code: choose '
+                'a dataset of files, such as Parquet'
+            ) from error
         raise MissingDependencyError(
             f'{source!r} is not a file or folder, and could not be read from the Hugging Face hub with split={split!r} '
-            f'({type(error).__name__}: {cause[:200]})'
+            f'({_first_line(error)})'
         ) from error
     return found, {'name': name, 'config': config or None, 'split': split}
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message."""
+    return f'{type(error).__name__}: {next(iter(str(error).splitlines()), "")[:200]}'
