@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Hashable, Mapping
 from copy import copy
 from os import PathLike, fspath
@@ -91,13 +92,19 @@ class OpenClipAdapter(PromptEncoder):
         text = config['text_cfg']
         width = text.get('width', 512)
         if text.get('hf_model_name'):
-            width = read_config('OpenClipAdapter', text['hf_model_name']).hidden_size
+            width = _read_tower_config(text['hf_model_name']).hidden_size
         self.dim_latent = width
         self.dim_pooled = width if text.get('proj_type') == 'none' else config['embed_dim']
         if text.get('hf_tokenizer_name'):  # the only tokenizers with files
+            # what is passed here replaces what the configuration says, which may come from anybody
             self.tokenizer = read_model_files(
-                'OpenClipAdapter', self.name, lambda local: open_clip.get_tokenizer(self.name, local_files_only=local)
+                'OpenClipAdapter',
+                self.name,
+                lambda local: open_clip.get_tokenizer(self.name, local_files_only=local, trust_remote_code=False),
             )
+        elif ':' in self.name:  # open_clip would read the configuration again, and might take the repository's own tokenizer
+            limit = text.get('context_length', open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+            self.tokenizer = open_clip.SimpleTokenizer(**{**text.get('tokenizer_kwargs', {}), 'context_length': limit})
         else:
             self.tokenizer = open_clip.get_tokenizer(self.name)
         self._reads_like_clip = _is_clip_config(text)
@@ -119,7 +126,7 @@ class OpenClipAdapter(PromptEncoder):
         if open_clip.is_pretrained_cfg(self.name, self.pretrained):
             stated = bool(open_clip.get_pretrained_cfg(self.name, self.pretrained).get('quick_gelu', False))
             self.quick_gelu = stated if self.quick_gelu is None else self.quick_gelu
-        elif not Path(self.pretrained).is_file():
+        elif not os.path.isfile(self.pretrained):  # of any name: `Path.is_file` raises for one that no disk takes
             raise ConfigError(f'pretrained={self.pretrained!r} is neither a file nor a tag of {self.name!r}: {choices}')
 
     def _weights_key(self) -> Hashable:
@@ -151,14 +158,14 @@ class OpenClipAdapter(PromptEncoder):
         """Return the file with the weights."""
         schema, _, identifier = self.name.partition(':')
         if schema == 'local-dir':
-            found = [str(path) for path in (Path(identifier, name) for name in _CHECKPOINT_FILES) if path.is_file()]
+            found = [str(path) for path in (Path(identifier, name) for name in _CHECKPOINT_FILES) if os.path.isfile(path)]
             if not found:
                 raise MissingDependencyError(f'{identifier} holds no weights: it has none of {", ".join(_CHECKPOINT_FILES)}')
             return found[0]
         if schema == 'hf-hub':
             return _find_checkpoint(open_clip, {'hf_hub': f'{identifier}/'})
         assert self.pretrained is not None
-        if Path(self.pretrained).is_file():
+        if os.path.isfile(self.pretrained):
             return self.pretrained
         return _find_checkpoint(open_clip, open_clip.get_pretrained_cfg(self.name, self.pretrained))
 
@@ -283,6 +290,20 @@ def _read_config(open_clip: Any, name: str) -> dict[str, Any]:
             )
     if 'text_cfg' not in config or 'embed_dim' not in config:
         raise ConfigError(f'the configuration of {name!r} has no text tower: it holds {sorted(config)}')
+    return config
+
+
+def _read_tower_config(name: str) -> Any:
+    """Return the configuration of a tower of transformers, of a type that needs no code but that of transformers.
+
+    Raises:
+        ConfigError: Its type has no model there: open_clip would have transformers ask whether to run the repository's code.
+    """
+    import transformers
+
+    config = read_config('OpenClipAdapter', name)
+    if type(config) not in transformers.MODEL_MAPPING or not hasattr(config, 'hidden_size'):
+        raise ConfigError(f'{name!r} is of type {config.model_type!r}, of which transformers has no text tower')
     return config
 
 

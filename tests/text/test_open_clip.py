@@ -149,6 +149,12 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
         OpenClipAdapter(pretrained=tmp_path / 'other.pt').encode(TEXTS)
 
 
+@pytest.mark.parametrize('name', ['a' * 5000, 'no\0file.pt', 'nowhere/a.pt'])
+def test_a_path_that_is_none_is_named_and_the_hub_is_not_asked(name):
+    with pytest.raises(ConfigError, match="is neither a file nor a tag of 'ViT-B-32': pass the path of a checkpoint"):
+        OpenClipAdapter(pretrained=name)
+
+
 def test_the_image_tower_is_never_built(tmp_path, monkeypatch):
     import open_clip
 

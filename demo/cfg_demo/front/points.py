@@ -44,7 +44,7 @@ class PointsWorld:
             torch.manual_seed(seed)
             model = build_model(own)
             if file.exists():
-                model.load_state_dict(torch.load(file, map_location=own.device))
+                model.load_state_dict(torch.load(file, map_location=own.device, weights_only=True))
             else:
                 model = train(model, own, desc=f'train seed {seed}')
                 torch.save(model.state_dict(), file)

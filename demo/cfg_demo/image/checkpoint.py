@@ -7,6 +7,7 @@ training.safetensors   what a run needs to go on: weights, average, optimizers, 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +37,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ConfigError: no such file, or one that `write` did not write.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # `Path.is_file` raises for a name that no disk takes
         raise ConfigError(f'there is no checkpoint {str(path)!r}: pass the {path.name} that a training run has written')
     try:
         with safe_open(path, framework='pt') as file:

@@ -43,7 +43,7 @@ def run_distil(
         teacher = train(teacher, settings)
         torch.save(teacher.state_dict(), unused(picture.parent / keep))
     else:
-        teacher.load_state_dict(torch.load(teacher_file, map_location=settings.device))
+        teacher.load_state_dict(torch.load(teacher_file, map_location=settings.device, weights_only=True))
         teacher.eval()
     clock.lap('teacher')
     student = taught(teacher, settings, lessons)
