@@ -13,6 +13,7 @@ from classifier_free_guidance_pytorch.text.hugging_face import TransformersEncod
 from classifier_free_guidance_pytorch.text.texts import shorten
 
 _MOST_NAMED = 20  # words in one warning
+_MOST_REMEMBERED = 1000  # unknown words; a stream of texts has new ones without an end
 
 
 @cache
@@ -51,12 +52,13 @@ class EmbeddedEncoder(TransformersEncoder):
     def _tokenize(self, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         ids, mask = super()._tokenize(texts)  # (b, n)
         words = dict.fromkeys(word for row in self._suspects(ids, mask) for word in self._unread_words(texts[row]))
-        new = [word for word in words if word not in self._named]
+        new = [word for word in words if word not in self._named][: _MOST_REMEMBERED - len(self._named)]
         if new:
             self._named |= set(new)
             named = ', '.join(shorten(word, 30) for word in new[:_MOST_NAMED])
+            end = '' if len(self._named) < _MOST_REMEMBERED else ', and no more are named'
             more = f' and {len(new) - _MOST_NAMED} more' if len(new) > _MOST_NAMED else ''
-            warn(f'the encoder {self.default_name!r} does not know {named}{more}, {self.advice}. Every word is named once')
+            warn(f'the encoder {self.default_name!r} does not know {named}{more}, {self.advice}. Every word is named once{end}')
         return ids, mask
 
     def _suspects(self, ids: Tensor, mask: Tensor) -> list[int]:

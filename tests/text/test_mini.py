@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from classifier_free_guidance_pytorch.errors import MissingDependencyError
-from classifier_free_guidance_pytorch.text import build_encoder
+from classifier_free_guidance_pytorch.text import build_encoder, embedded
 from classifier_free_guidance_pytorch.text.mini import MiniAdapter
 
 KNOWN = 'a small red circle above a blue square'
@@ -37,6 +37,21 @@ def test_a_warning_stays_short(hub):
         encoder.encode(['x' * 100_000])
     with pytest.warns(UserWarning, match=r"'z0', .*'z19' and 5 more, and cannot"):
         encoder.encode(['z0 z1 z2 z3 z4 z5 z6 z7 z8 z9', 'z10 z11 z12 z13 z14 z15 z16 z17 z18 z19', 'z20 z21 z22 z23 z24'])
+
+
+def test_a_stream_of_new_words_is_not_remembered_for_ever(hub, monkeypatch):
+    monkeypatch.setattr(embedded, '_MOST_REMEMBERED', 3)
+    encoder = build_encoder('mini', hub.mini())
+    with pytest.warns(UserWarning, match=r"does not know 'unicorn', .* Every word is named once$"):
+        encoder.encode(['a red unicorn'])
+    with pytest.warns(
+        UserWarning, match=r"does not know 'quantum', 'zebra', .* Every word is named once, and no more are named$"
+    ):
+        encoder.encode(['quantum zebra mammoth'])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        encoder.encode(['griffin', 'mammoth'])
+    assert len(encoder._named) == 3
 
 
 def test_what_is_cut_off_is_not_named(hub):
