@@ -104,7 +104,8 @@ def _imported(node: ast.AST, package: tuple[str, ...], root: Path) -> list[str]:
     if isinstance(node, ast.ImportFrom):
         base = (*package[: len(package) + 1 - node.level], *(node.module or '').split('.')) if node.level else (node.module,)
         dotted = '.'.join(part for part in base if part)
-        return [f'{dotted}.{alias.name}' if _is_module(root.parent, dotted, alias.name) else dotted for alias in node.names]
+        names = [alias.name for alias in node.names if alias.name != '__version__']  # a constant, which every room may state
+        return [f'{dotted}.{name}' if _is_module(root.parent, dotted, name) else dotted for name in names]
     if isinstance(node, ast.Call) and ast.unparse(node.func).endswith('import_module') and isinstance(node.args[0], ast.Constant):
         return [node.args[0].value]
     return []

@@ -7,9 +7,9 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 
-from classifier_free_guidance_pytorch.errors import CFGError
+from classifier_free_guidance_pytorch import __version__
+from classifier_free_guidance_pytorch.errors import CFGError, printable
 
 DESCRIPTION = """\
 Encode the captions of a corpus with frozen text encoders, once, into a folder that EmbeddingStore reads.
@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     machines.add_argument('--ray-address', metavar='ADDRESS', help='a running cluster (default: RAY_ADDRESS, or start one here)')
     machines.add_argument('--workers', type=int, metavar='N', help='processes of Ray (default: one per GPU)')
     parser.add_argument('--quiet', action='store_true', help='no progress bar, no messages but errors')
-    parser.add_argument('--version', action='version', version=f'%(prog)s {version("classifier-free-guidance-pytorch")}')
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     return parser
 
 
@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f'cfg-embed: error: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f'\ncfg-embed: interrupted; run the same command again to continue {parsed.out}', file=sys.stderr)
+        print(f'\ncfg-embed: interrupted; run the same command again to continue {printable(parsed.out)}', file=sys.stderr)
         return 130
     return 0
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from os import PathLike, fspath
 from pathlib import Path
 
+from classifier_free_guidance_pytorch import __version__
 from classifier_free_guidance_pytorch.corpus.cluster.disk import check_renames
 from classifier_free_guidance_pytorch.corpus.cluster.ranks import Rank, lock_folder, lock_plan, wait_for_plan
 from classifier_free_guidance_pytorch.corpus.cluster.repair import reopen_if_incomplete
@@ -104,14 +104,6 @@ def embed_corpus(
         return run.finish(job)
 
 
-def _library() -> str:
-    """Return the version of this library; empty where it runs from a folder that was never installed."""
-    try:
-        return version('classifier-free-guidance-pytorch')
-    except PackageNotFoundError:
-        return ''
-
-
 def _check_arguments(
     out: str | PathLike[str], shard_rows: int, engine: str, ray_address: str | None, workers: int | None, rank: Rank
 ) -> None:
@@ -153,7 +145,7 @@ class Run:
         """
         source = {**self.source.fingerprint(digest), 'empty': 'kept' if self.keep_empty else 'skipped'}
         records, batch_size, precision = self.embedder.records(), self.embedder.batch_size, self.embedder.precision
-        return Plan(source, records, self.shard_rows, captions, unique, skipped, batch_size, precision, library=_library())
+        return Plan(source, records, self.shard_rows, captions, unique, skipped, batch_size, precision, library=__version__)
 
     def check_folder(self) -> None:
         """Make the folder, and refuse one that cannot be written to or that holds something else.
@@ -226,9 +218,9 @@ class Run:
         Raises:
             ConfigError: The message names both.
         """
-        if plan.library not in ('', _library()):
+        if plan.library not in ('', __version__):
             raise ConfigError(
-                f'{self.directory} was begun by version {plan.library} of this library, and this is {_library()}: a store has '
+                f'{self.directory} was begun by version {plan.library} of this library, and this is {__version__}: a store has '
                 'the features of one version. Go on with that one, on every machine, or pass a different folder'
             )
 

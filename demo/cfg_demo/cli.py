@@ -11,8 +11,8 @@ import os
 import sys
 from collections.abc import Collection, Sequence
 from importlib import import_module
-from importlib.metadata import version
 
+from cfg_demo import __version__
 from cfg_demo.progress import be_quiet
 from classifier_free_guidance_pytorch.errors import CFGError
 
@@ -52,7 +52,7 @@ def build_parser(demos: Collection[str] = tuple(DEMOS)) -> argparse.ArgumentPars
     """
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog='cfg-demo', description=DESCRIPTION, epilog=EPILOG, formatter_class=layout)
-    parser.add_argument('--version', action='version', version=f'%(prog)s {version("cfg-demo")}')
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     subcommands = parser.add_subparsers(title='demos', metavar='DEMO', required=True)
     for name, (path, line) in DEMOS.items():
         if name not in demos:

@@ -127,14 +127,14 @@ def test_a_disk_that_cannot_rename_is_refused_before_anything_is_read(captions, 
 def test_two_versions_of_the_library_do_not_share_a_store(captions, tmp_path, monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '2')
     assert embed(captions, tmp_path / 'store') is None
-    ours = run_module._library()
+    ours = run_module.__version__
     assert Plan.read(tmp_path / 'store').library == ours
     monkeypatch.setenv('RANK', '1')
-    monkeypatch.setattr(run_module, '_library', lambda: '99.0')
+    monkeypatch.setattr(run_module, '__version__', '99.0')
     with pytest.raises(ConfigError, match=rf'store was begun by version {ours} of this library, and this is 99\.0: a store has'):
         embed(captions, tmp_path / 'store')
     assert not (tmp_path / 'store' / encodings_name('TinyEncoder', 1)).exists()
-    monkeypatch.setattr(run_module, '_library', lambda: ours)
+    monkeypatch.setattr(run_module, '__version__', ours)
     embed(captions, tmp_path / 'store')
     monkeypatch.undo()
     embed(captions, tmp_path / 'one')
@@ -143,7 +143,7 @@ def test_two_versions_of_the_library_do_not_share_a_store(captions, tmp_path, mo
 
 def test_a_finished_store_is_complete_for_every_version_and_repaired_by_its_own(captions, tmp_path, monkeypatch):
     manifest = embed(captions, tmp_path / 'store')
-    monkeypatch.setattr(run_module, '_library', lambda: '99.0')
+    monkeypatch.setattr(run_module, '__version__', '99.0')
     assert embed(captions, tmp_path / 'store') == manifest
     assert len(EmbeddingStore(tmp_path / 'store')) == 5
     (tmp_path / 'store' / encodings_name('TinyEncoder', 1)).unlink()
@@ -231,8 +231,8 @@ def test_actors_that_die_once_and_again_and_again(captions, tmp_path, monkeypatc
     try:
         once, always = (TextEmbedder(Dying(tmp_path / f'died-{once}', once=once), dtype='fp32') for once in (True, False))
         embed_corpus(captions, tmp_path / 'once', once, shard_rows=2, quiet=True, engine='ray')
-        with pytest.raises(
-            UsageError, match=r'workers of Ray died 4 times while they encoded shard 0\. The machine may lack memory'
+        with pytest.raises(  # the shards that wait for an actor are begun in any order when it dies
+            UsageError, match=r'workers of Ray died 4 times while they encoded shard \d\. The machine may lack memory'
         ):
             embed_corpus(captions, tmp_path / 'always', always, shard_rows=2, quiet=True, engine='ray')
     finally:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from classifier_free_guidance_pytorch.corpus.encode.progress import log
 from classifier_free_guidance_pytorch.corpus.read.sources import open_source
 from classifier_free_guidance_pytorch.corpus.store.files import read_json, write_json
 from classifier_free_guidance_pytorch.corpus.store.manifest import Plan
-from classifier_free_guidance_pytorch.errors import CFGError, ConfigError, StoreError, UnknownCaptionError
+from classifier_free_guidance_pytorch.errors import CFGError, ConfigError, StoreError, UnknownCaptionError, warn
 from tests.corpus.stores import tiny_encoder, write_store
 
 
@@ -141,6 +142,8 @@ def test_names_in_messages_do_nothing_to_a_terminal(tmp_path, capsys):
         assert SHOWN in str(error)
         assert not set('\x1b\x9b\r\u202e\ud800') & set(str(error))
     assert str(ConfigError('two\nlines\tand a tab, in \u00e4 and \u72ac')) == 'two\nlines\tand a tab, in \u00e4 and \u72ac'
+    with pytest.warns(UserWarning, match=re.escape(SHOWN)):
+        warn(EVIL)
     log(EVIL, quiet=False)
     assert SHOWN in capsys.readouterr().err
     with pytest.raises(ConfigError) as caught:
