@@ -41,11 +41,15 @@ def annealed(condition: Tensor, share: float, scale: float, mix: float, generato
     return torch.where(spread > 0, mix * restored + (1 - mix) * z, y).to(condition.dtype)
 
 
-def check_annealing(progress: object, scale: object, mix: object, between: object) -> None:
+def check_annealing(progress: object, scale: object, mix: object, between: object, generator: object, samples: object) -> None:
     """Raise `ConfigError` for numbers that say no annealing."""
     for name, value, high in (('progress', progress, 1.0), ('scale', scale, math.inf), ('mix', mix, 1.0)):
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= high:
             what = f'a number in [0, {high:g}]' if high == 1 else 'a number of at least 0'
             raise ConfigError(f'annealed: {name} must be {what}, got {value!r}')
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise ConfigError(f'annealed: generator must be a torch.Generator, got {generator!r}')
+    if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int) or samples < 1):
+        raise ConfigError(f'annealed: samples counts the samples of a single text, at least 1, got {samples!r}')
     if not isinstance(between, tuple) or len(between) != 2 or not 0 <= between[0] < between[1] <= 1:
         raise ConfigError(f'annealed: between must be (start, stop) with 0 <= start < stop <= 1, got {between!r}')

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from classifier_free_guidance_pytorch.conditioners.annealing import annealed, check_annealing, kept
+from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.layers import Condition
-from classifier_free_guidance_pytorch.layers.place import comes_and_goes, owned_weights
+from classifier_free_guidance_pytorch.layers.place import comes_and_goes
 from classifier_free_guidance_pytorch.rows import Rows, detached, map_rows
 
 Adapters: TypeAlias = tuple[Any, ...]
@@ -181,8 +182,10 @@ class PreparedCondition(Rows):
         CADS, arXiv 2310.17347, algorithm 1, with `tau_1 = 0.6` and `tau_2 = 0.9` of a time that counts down. There the noise is
         on the embedding; here it is on what each layer is told of it.
         """
-        check_annealing(progress, scale, mix, between)
+        check_annealing(progress, scale, mix, between, generator, samples)
         share = kept(progress, *between)
+        if samples is not None and self.cond.rows not in (1, samples):
+            raise ConfigError(f'annealed: samples={samples} is for a single text, but there are {self.cond.rows}')
         cond = self.cond if samples is None else self.cond.expand(samples)
         noisy = cond.map(lambda tensor: annealed(tensor, share, scale, mix, generator))
         return PreparedCondition(noisy, self.null, self.owner, self.generation)
@@ -191,7 +194,7 @@ class PreparedCondition(Rows):
 class _Mark(NamedTuple):
     """What changes when a weight is replaced, moved or written to."""
 
-    known: ref[Tensor]
+    known: Tensor | ref[Tensor]
     version: int | None
     dtype: torch.dtype
     start: int | None
@@ -211,7 +214,8 @@ class _Mark(NamedTuple):
         version = None if weight.is_inference() else weight._version
         start = weight.data_ptr() if type(weight) is nn.Parameter else None
         window = _window(weight, start) if start and weight.is_cpu else None  # 0: FSDP has sharded it away
-        return _Mark(ref(weight), version, weight.dtype, start, window, b'' if window is None else window.tobytes())
+        # the weight itself, which torch swaps in place by `swap_tensors` only while no weak reference points to it
+        return _Mark(weight, version, weight.dtype, start, window, b'' if window is None else window.tobytes())
 
 
 def _window(weight: Tensor, start: int) -> memoryview | None:
@@ -234,10 +238,10 @@ def _sample_elsewhere(weights: list[Tensor]) -> list[float]:
 class WeightWatch:
     """Counts how often the weights of one module were seen to change; a copy of the module gets a watch of its own.
 
-    A change is a weight that was replaced, moved or written to. Writing counts a version up, except through `.data`, as most EMA
-    implementations do. So on the CPU some values of every weight are compared as well. On other devices reading them would force
-    a sync at every step, so there it is done by `train()` and `eval()` alone. Weights that a library offloads or casts between
-    calls come back as they were. The adapters of PEFT that are active are part of the weights.
+    A change is a weight, a buffer or a part that was replaced, moved or written to. Writing counts a version up, except through
+    `.data`, as most EMA implementations do. So on the CPU some values of every weight are compared as well. On other devices
+    reading them would force a sync at every step, so there it is done by `train()` and `eval()` alone. Weights that a library
+    offloads or casts between calls come back as they were. The adapters of PEFT that are active are part of the weights.
 
     Attributes:
         name: Names the module, for conditions that must not be used with another.
@@ -252,6 +256,7 @@ class WeightWatch:
         self._adapters: Adapters = ()
         self._of_adapters: dict[Adapters, int] = {}
         self._seen: list[_Mark] = []
+        self._modules: list[nn.Module | None] = []
         self._sampled: tuple[int, list[float]] = (0, [])
         self._lock = Lock()
 
@@ -264,14 +269,16 @@ class WeightWatch:
         """
         if torch.compiler.is_compiling():
             return self.generation
-        weights, adapters = weights_of(module)
+        weights, adapters, modules = weights_of(module)
         if adapters != self._adapters:
             self._switch(adapters)
-        if not self._same(weights) and weights:  # a replica of `DataParallel` has none
+        if not self._same(weights, modules) and weights:  # a replica of `DataParallel` has none
             with self._lock:
-                if not self._same(weights):  # another thread may have been faster
+                if not self._same(weights, modules):  # another thread may have been faster
                     self._count()
-                    self._seen = [_Mark.of(weight, comes_and_goes(owner)) for owner, weight in owned_weights(module)]
+                    owners = [one for one in (module, *modules) if one is not None]
+                    self._seen = [_Mark.of(weight, comes_and_goes(one)) for one in owners for weight in _of(one)]
+                    self._modules = modules
                     self.device_type = weights[0].device.type
         if closely:
             before, values = self._sampled, _sample_elsewhere(weights)
@@ -298,12 +305,12 @@ class WeightWatch:
             self.generation = self._of_adapters.setdefault(adapters, last + 1)
             self._adapters = adapters
 
-    def _same(self, weights: list[Tensor]) -> bool:
+    def _same(self, weights: list[Tensor], modules: list[nn.Module | None]) -> bool:
         """Whether these are the weights that were seen last, unchanged; done at every step, so written for speed."""
-        if len(weights) != len(self._seen):
+        if len(weights) != len(self._seen) or modules != self._modules:
             return False
         for weight, (known, version, dtype, start, window, content) in zip(weights, self._seen, strict=True):
-            if known() is not weight:
+            if known is not weight and (type(known) is not ref or known() is not weight):
                 if weight.is_meta:
                     continue
                 return False
@@ -322,8 +329,13 @@ class WeightWatch:
         return WeightWatch, ()
 
 
-def weights_of(module: nn.Module) -> tuple[list[Tensor], Adapters]:
-    """Return every parameter of a module and of all modules in it, and which adapters of PEFT are at work in each of them."""
+def _of(module: nn.Module) -> list[Tensor]:
+    """Return the parameters and the buffers of a module itself."""
+    return [one for one in (*module._parameters.values(), *module._buffers.values()) if one is not None]
+
+
+def weights_of(module: nn.Module) -> tuple[list[Tensor], Adapters, list[nn.Module | None]]:
+    """Return what a module computes with: parameters and buffers, the adapters of PEFT at work in each part, and these parts."""
     weights: list[Tensor | None] = []
     adapters: Adapters = ()
     modules: list[nn.Module | None] = [module]
@@ -332,8 +344,9 @@ def weights_of(module: nn.Module) -> tuple[list[Tensor], Adapters]:
             continue
         state = one.__dict__
         weights += state['_parameters'].values()
+        weights += state['_buffers'].values()  # masks of pruning, say
         modules += state['_modules'].values()
         if '_active_adapter' in state:
             active, scaling = state['_active_adapter'], tuple(state.get('scaling', {}).items())
             adapters += ((state.get('_disable_adapters'), active if isinstance(active, str) else tuple(active), scaling),)
-    return [weight for weight in weights if weight is not None], adapters
+    return [weight for weight in weights if weight is not None], adapters, modules[1:]

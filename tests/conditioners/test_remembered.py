@@ -9,8 +9,10 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from classifier_free_guidance_pytorch import guidance
+from classifier_free_guidance_pytorch.errors import UsageError
 from tests.conditioners.making import KINDS, TEXTS, make, noise
 from tests.decorator.models import build
 from tests.tiny_models import TinyEncoder
@@ -240,3 +242,52 @@ def test_another_tensor_in_the_same_memory_is_a_change(kind):
     layer.weight = nn.Parameter(layer.weight.detach())
     assert conditioner.watch.look(conditioner) == before + 1
     assert conditioner.watch.look(conditioner) == before + 1
+
+
+class Gate(nn.Module):
+    """A parametrization with a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('factor', torch.ones(()))
+
+    def forward(self, weight):
+        return weight * self.factor
+
+
+def test_buffers_and_parts_count_as_weights():
+    """Masks of pruning, parametrizations, spectral norm, a layer in place of another."""
+    conditioner, hiddens = make('film'), noise(3, 6)
+    layer = conditioner.text_embed_stem_mlp[0]
+    torch.nn.utils.parametrize.register_parametrization(layer, 'weight', Gate())
+
+    def changes(change):
+        with torch.no_grad():
+            before, prepared = conditioner(TEXTS)[0](hiddens), conditioner.prepare(TEXTS)
+            change()
+            with pytest.raises(UsageError, match='the weights have changed since'):
+                conditioner.check_prepared(prepared)
+            after = conditioner(TEXTS)[0](hiddens)
+        assert not torch.allclose(after, before)
+        torch.testing.assert_close(after, copy.deepcopy(conditioner)(TEXTS)[0](hiddens).detach())
+
+    def new_activation():
+        conditioner.text_embed_stem_mlp[1] = nn.Tanh()
+
+    changes(lambda: layer.parametrizations.weight[0].factor.fill_(2.0))
+    changes(new_activation)
+    torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')
+    changes(lambda: prune.l1_unstructured(layer, 'bias', 0.5))
+    changes(lambda: layer.bias_mask.zero_())
+
+
+def test_weights_that_torch_swaps_in_place():
+    """As `Module.to` does for sharded and quantised weights; it refuses those to which a weak reference points."""
+    conditioner, hiddens = make('film'), noise(3, 6)
+    weight = conditioner.text_embed_stem_mlp[0].weight
+    with torch.no_grad():
+        before = conditioner(TEXTS)[0](hiddens)
+        torch.utils.swap_tensors(weight, nn.Parameter(weight * 2))
+        after = conditioner(TEXTS)[0](hiddens)
+    assert not torch.allclose(after, before)
+    torch.testing.assert_close(after, copy.deepcopy(conditioner)(TEXTS)[0](hiddens).detach())
