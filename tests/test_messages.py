@@ -214,7 +214,9 @@ def test_keywords_of_a_call(call, error, message):
 
 def test_conditions_of_others():
     model = build()
-    with pytest.raises(ConfigError, match=r'text_condition is what model.prepare\(texts\) returned, but got list'):
+    with pytest.raises(
+        ConfigError, match=r'text_condition is what model.prepare\(texts\) returned, or a list of these, but got \['
+    ):
         model(noise(3, 6), text_condition=[TEXTS])
     with pytest.raises(UsageError, match=r'prepared by another model \(or by a copy\): call prepare\(texts\) on this one'):
         model(noise(3, 6), text_condition=build().prepare(TEXTS))

@@ -12,13 +12,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, overload
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from classifier_free_guidance_pytorch.conditioners.checks import (
+    check_as_many,
+    check_embeds,
+    check_one_of,
+    check_repeat,
+    per_hidden,
+)
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb, check_drop_prob
 from classifier_free_guidance_pytorch.conditioners.prepared import (
     BranchCondition,
@@ -196,11 +202,16 @@ class Conditioner(nn.Module, ABC):
             ConfigError: Neither or both of `texts` and `text_embeds`, or an argument out of range.
             ShapeError: Embeddings that do not fit the conditioner.
         """
-        if isinstance(texts, FunctionType):  # a method that reads weights is run as a call, which is when offloading brings them
-            return texts(self)
+        if callable(texts) and texts is getattr(type(self), getattr(texts, '__name__', ''), None):
+            result: Any = texts(self)  # a method that reads weights is run as a call, which is when offloading brings them
+            return result
         self.check_repeat(repeat_batch)
-        if self.source.encoders:  # a conditioner without text needs none
+        if return_text_cond is not None and not isinstance(return_text_cond, bool):
+            raise ConfigError(f'return_text_cond is True or False, but got {return_text_cond!r}')
+        if self.source.encoders or (texts is not None and text_embeds is not None):  # a conditioner without text needs none
             check_one_of(texts, text_embeds)
+        if text_embeds is not None:
+            check_embeds(text_embeds)
         known = None if texts is None else self.source.texts(texts)
         if cond_drop_prob is not None:
             check_drop_prob(cond_drop_prob, len(self.source.encoders), rows=None if known is None else len(known))
@@ -212,12 +223,8 @@ class Conditioner(nn.Module, ABC):
 
     def check_repeat(self, repeat_batch: int | Sequence[int]) -> tuple[int, ...]:
         """Return how often each of the hiddens repeats its text; raise `ConfigError` for what is no such number."""
-        repeats = per_hidden(repeat_batch, self.hidden_dims, 'repeat_batch')
-        if any(isinstance(times, bool) or not isinstance(times, int) or times < 1 for times in repeats):
-            raise ConfigError(
-                f'repeat_batch counts the rows of the hiddens that share a text, at least 1, but got {repeat_batch!r}'
-            )
-        return repeats
+        check_repeat(repeat_batch)
+        return per_hidden(repeat_batch, self.hidden_dims, 'repeat_batch')
 
     def encode_texts(self, texts: Batch[str]) -> Encodings:
         """Run the frozen encoders: one `TextEncoding` per encoder. Store it, and train on it as `text_embeds`."""
@@ -246,8 +253,12 @@ class Conditioner(nn.Module, ABC):
 
         Raises:
             ConfigError: Neither or both of `texts` and `text_embeds`, or texts that are no batch of strings.
+            ShapeError: Negative texts that are neither one for all nor one for each text.
         """
         check_one_of(texts, text_embeds)
+        for name, embeds in (('text_embeds', text_embeds), ('negative_text_embeds', negative_text_embeds)):
+            if embeds is not None:
+                check_embeds(embeds, name)
         known = None if texts is None else self.source.texts(texts)
         generation = self.watch.look(self, closely=True)
         cond = self.branch(known, text_embeds, 0.0)
@@ -257,6 +268,7 @@ class Conditioner(nn.Module, ABC):
             check_one_of(negative_texts, negative_text_embeds, 'negative_')
             negatives = None if negative_texts is None else self.source.texts(negative_texts, 'negative_texts', allow_none=True)
             null = self.branch(negatives, negative_text_embeds, 0.0)
+            check_as_many(cond.rows, null.rows)
         return PreparedCondition(cond, null, self.watch.name, generation)
 
     def check_prepared(self, prepared: PreparedCondition) -> None:
@@ -320,29 +332,3 @@ def _forget(conditioner: Conditioner, incompatible_keys: Any) -> None:
     """After a checkpoint was loaded, nothing made before it is valid."""
     conditioner.watch.forget()
     _ = conditioner.learned_scales  # read now, for compiled calls
-
-
-def check_one_of(texts: object, text_embeds: object, prefix: str = '') -> None:
-    """Raise `ConfigError` unless exactly one of texts and embeddings is given."""
-    if (texts is None) == (text_embeds is None):
-        got = 'neither' if texts is None else 'both'
-        raise ConfigError(f'pass either {prefix}texts or {prefix}text_embeds, but got {got}')
-
-
-def check_hidden_dims(hidden_dims: Sequence[int]) -> None:
-    """Raise `ConfigError`, before any encoder is built, for hidden dimensions that are no list of positive integers."""
-    if not hidden_dims or any(isinstance(dim, bool) or not isinstance(dim, int) or dim < 1 for dim in hidden_dims):
-        raise ConfigError(
-            f'hidden_dims lists the width of each of the hiddens to condition, such as (256, 512), but got {hidden_dims!r}'
-        )
-
-
-def per_hidden(value: Any, hidden_dims: tuple[int, ...], name: str) -> tuple[Any, ...]:
-    """Return one value per hidden dimension: a single one is repeated, a sequence must have the right length."""
-    if not isinstance(value, Sequence):
-        return (value,) * len(hidden_dims)
-    if len(value) != len(hidden_dims):
-        raise ConfigError(
-            f'{name} has {len(value)} entries for {len(hidden_dims)} hidden_dims: pass one for all, or one for each'
-        )
-    return tuple(value)

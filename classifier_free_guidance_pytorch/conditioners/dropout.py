@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Real
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,8 +19,14 @@ from classifier_free_guidance_pytorch.rows import is_readable
 DropProb: TypeAlias = float | Sequence[float] | Tensor
 
 
-def check_drop_prob(drop_prob: DropProb, num_encoders: int, name: str = 'cond_drop_prob', rows: int | None = None) -> None:
+def check_drop_prob(drop_prob: DropProb, num_encoders: int | None, name: str = 'cond_drop_prob', rows: int | None = None) -> None:
     """Check that this is a probability, one per encoder, or a tensor with one for each of the `rows` samples.
+
+    Args:
+        drop_prob: What is to be one.
+        num_encoders: How many encoders there are; None or 0 where nothing is known of them.
+        name: What it is called.
+        rows: How many samples there are, None where that is not known.
 
     Raises:
         ConfigError: A value outside [0, 1], or a sequence of another length than there are encoders.
@@ -37,14 +43,15 @@ def check_drop_prob(drop_prob: DropProb, num_encoders: int, name: str = 'cond_dr
             raise ConfigError(f'{name} holds probabilities in [0, 1], but got {drop_prob}')
         return
     per_encoder = isinstance(drop_prob, Sequence) and not isinstance(drop_prob, str)
-    probabilities = tuple(drop_prob) if per_encoder else (drop_prob,)  # type: ignore[arg-type]
+    probabilities: tuple[Any, ...] = tuple(drop_prob) if per_encoder else (drop_prob,)  # type: ignore[arg-type]
     for value in probabilities:
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0.0 <= float(value) <= 1.0:
+        number: Any = value
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= number <= 1:
             raise ConfigError(f'{name} is a probability in [0, 1], or a tuple with one per encoder, but got {drop_prob!r}')
-    if per_encoder and len(probabilities) != num_encoders:
+    if per_encoder and len(probabilities) != (num_encoders or len(probabilities) or 1):
         raise ConfigError(
-            f'{name} has {len(probabilities)} probabilities for {num_encoders} encoder(s): pass one per entry of model_types, '
-            'or a single number to drop all encoders together'
+            f'{name} has {len(probabilities)} probabilities for {num_encoders or "the"} encoder(s): pass one per entry of '
+            'model_types, or a single number to drop all encoders together'
         )
 
 

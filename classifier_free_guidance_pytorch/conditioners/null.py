@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.conditioners.base import Conditioner, TextEmbeds, check_hidden_dims
+from classifier_free_guidance_pytorch.conditioners.base import Conditioner, TextEmbeds
+from classifier_free_guidance_pytorch.conditioners.checks import check_hidden_dims, check_repeat
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.conditioners.pooled import TextConditioner
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
@@ -55,6 +56,7 @@ class NullConditioner(Conditioner):
         super().__init__(hidden_dims, TextSource(), 0.0, True, 'zeros')
 
     def check_repeat(self, repeat_batch: int | Sequence[int]) -> tuple[int, ...]:
+        check_repeat(repeat_batch)
         return (1,) * len(self.hidden_dims)
 
     def branch(

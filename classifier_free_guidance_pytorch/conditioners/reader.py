@@ -19,7 +19,6 @@ from classifier_free_guidance_pytorch.conditioners.base import Conditioner, Text
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb, drops_all, drops_nothing, keep_mask
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.text_source import Encodings, Texts
-from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.layers import Condition
 from classifier_free_guidance_pytorch.rows import Rows
 from classifier_free_guidance_pytorch.text import TextEncoding
@@ -127,15 +126,10 @@ class TextReader(Conditioner, Generic[Features]):
             text_embeds = (text_embeds,)
         if isinstance(text_embeds, (Tensor, TextCondReturn)):
             return self.read_embeds(text_embeds)
-        parts: list[Any] = list(text_embeds) if isinstance(text_embeds, Sequence) else []
-        if parts and all(isinstance(part, TextEncoding) for part in parts):
-            return self.read_encodings(self.source.checked(parts))
-        if len(parts) == 2 and all(isinstance(part, Tensor) for part in parts):
+        parts: list[Any] = list(text_embeds or ())
+        if isinstance(parts[0], Tensor):
             return self.read_embeds(TextCondReturn(*parts))
-        raise ConfigError(
-            'text_embeds is what encode_texts or embed_texts returned: a tensor, a pair (embed, mask), a TextEncoding or one '
-            f'TextEncoding per encoder, but got {type(text_embeds).__name__}'
-        )
+        return self.read_encodings(self.source.checked(parts))
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         """Write down the encoders beside the weights that were trained on their features, as the version of a module is."""

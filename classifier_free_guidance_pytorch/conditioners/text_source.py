@@ -164,6 +164,8 @@ class TextSource:
             stated: Their identities, as `as_json` gives them.
             or_else: What to do where the others are meant.
         """
+        if not isinstance(stated, Sequence) or not all(isinstance(one, Mapping) for one in stated):
+            raise ConfigError(f'the encoders of a saved model are a list of what as_json returned for each, but got {stated!r}')
         saved = [EncoderIdentity.from_json(one) for one in stated]
         if len(saved) != len(self.identities) or not all(map(EncoderIdentity.may_be, saved, self.identities)):
             theirs, ours = (', '.join(map(str, identities)) or 'no encoder' for identities in (saved, self.identities))

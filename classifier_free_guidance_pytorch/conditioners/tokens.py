@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from classifier_free_guidance_pytorch.conditioners.base import Null, check_hidden_dims
+from classifier_free_guidance_pytorch.conditioners.base import Null
+from classifier_free_guidance_pytorch.conditioners.checks import check_hidden_dims
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
 from classifier_free_guidance_pytorch.conditioners.prepared import BranchCondition, TextCondReturn
 from classifier_free_guidance_pytorch.conditioners.reader import TextReader

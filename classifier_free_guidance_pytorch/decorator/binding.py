@@ -36,7 +36,9 @@ class Bound(nn.Module, Generic[R]):
         signature: ForwardSignature = forward.__cfg_signature__
         given = dict(keywords)
         guidance = GuidanceKeywords.take(given, signature)
-        TextKeywords.take(given, forward.__cfg_names__)
+        text = TextKeywords.take(given, forward.__cfg_names__)
+        if signature.injected:  # a function that handles texts itself says what they are
+            text.check_texts(forward.__cfg_names__)
         signature.refuse_unknown(given, describe(forward.__cfg_names__), 'bind: ')
         for name, function in of_time.items():
             if not callable(function):
@@ -44,10 +46,10 @@ class Bound(nn.Module, Generic[R]):
                     f'bind: {name} is a function of the time that the sampler passes, such as {name}=lambda t: t, but got '
                     f'{function!r}'
                 )
-        if of_time and len(signature.positional) < 2:
+        if of_time and len(signature.positional) < 2 and not signature.takes_more:
             raise ConfigError(f'bind: {", ".join(of_time)} is a function of time, but {signature.name} takes no second argument')
         self.model, self.keywords, self.of_time = model, dict(keywords), dict(of_time)
-        self._time = signature.positional[1] if of_time else ''
+        self._time = ''.join(signature.positional[1:2])  # no name where it is one of any number
         rule = guidance.guidance.rule if isinstance(guidance.guidance, Preset) else guidance.guidance
         self._rule = rule if rule is not None and rule.remembers and guidance.guidance_state is None else None
         self.restart()
@@ -81,7 +83,8 @@ class Bound(nn.Module, Generic[R]):
         keywords = {**self.keywords, **kwargs}
         if self.of_time:
             if len(args) < 2 and self._time not in kwargs:
-                raise UsageError(f'{", ".join(self.of_time)} is bound to the time, but this call has no {self._time!r}')
+                missing = repr(self._time) if self._time else 'second argument'
+                raise UsageError(f'{", ".join(self.of_time)} is bound to the time, but this call has no {missing}')
             time = args[1] if len(args) > 1 else kwargs[self._time]
             step = {name: function(time) for name, function in self.of_time.items()}
             keywords['guidance_kwargs'] = {**step, **(keywords.get('guidance_kwargs') or {})}

@@ -283,10 +283,3 @@ def _content(value: Any, depth: int = 4) -> Any:
     if is_structured(value):
         return [(key, _content(part, depth - 1)) for key, part in entries(value).items()]
     return [(key, _content(part, depth - 1)) for key, part in getattr(value, '__dict__', {}).items()] or id(value)
-
-
-def per_condition(texts: Any) -> list[Any]:
-    """Return one batch of texts per condition: `[['a dog', 'a cat'], ['at night', 'in snow']]` are two."""
-    if isinstance(texts, (list, tuple)) and texts and hasattr(texts[0], '__len__') and not isinstance(texts[0], str):
-        return list(texts)
-    return [texts]

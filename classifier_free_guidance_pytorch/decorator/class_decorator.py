@@ -207,7 +207,7 @@ def _build_conditioner(module: nn.Module, given: Mapping[str, Any]) -> Condition
     """
     arguments = {name: from_plain(value, PREFIX + name) for name, value in given.items()}
     kind, origins = arguments.pop('type', 'film'), arguments.pop('origins', None)
-    if kind not in CONDITIONERS:
+    if not isinstance(kind, str) or kind not in CONDITIONERS:
         raise ConfigError(f'text_condition_type is one of {", ".join(CONDITIONERS)}, but got {kind!r}')
     known = _arguments(CONDITIONERS[kind]) if kind != 'null' else _constructor_arguments()
     unknown = [name for name in arguments if name not in known]

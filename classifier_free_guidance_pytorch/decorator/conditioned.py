@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any
 
+import torch
 from torch import nn
 
 from classifier_free_guidance_pytorch.conditioners import (
     BranchCondition,
     Conditioner,
     NullConditioner,
-    PreparedCondition,
     TextEmbeddingReturner,
 )
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb, check_drop_prob, drops_all, drops_nothing
@@ -21,8 +21,9 @@ from classifier_free_guidance_pytorch.conditioners.prepared import CondFns
 from classifier_free_guidance_pytorch.conditioners.text_source import Texts
 from classifier_free_guidance_pytorch.conditioners.wrapped import unwrapped
 from classifier_free_guidance_pytorch.decorator.batched import JoinedBatch, warn_once, why_not_joined
-from classifier_free_guidance_pytorch.decorator.call import Call, Pass, per_condition
+from classifier_free_guidance_pytorch.decorator.call import Call, Pass
 from classifier_free_guidance_pytorch.decorator.drop_prob import weak_pass
+from classifier_free_guidance_pytorch.decorator.keywords import per_condition
 from classifier_free_guidance_pytorch.decorator.signature import RAW_TEXT_COND, ForwardSignature, KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.guidance.step import is_weak
@@ -167,7 +168,8 @@ class Conditioned:
                 raw = map_rows(raw, lambda t: t.expand(batch, *t.shape[1:]))
             elif batch is not None and not joined and rows * times == batch != rows:
                 raw = map_rows(raw, lambda t: t.repeat_interleave(times, dim=0))
-            keywords[RAW_TEXT_COND] = raw
+            # a copy, which the function may write to: the condition itself is asked again at the next step
+            keywords[RAW_TEXT_COND] = map_rows(raw, torch.clone)
         return keywords
 
     def _weak_pass(self, branch: str, conditioner: Conditioner, condition: BranchCondition, call: Call) -> Pass:
@@ -192,10 +194,7 @@ class Conditioned:
         text, names, batch = call.text, self.names, call.batch
         if text.repeat_batch != 1:
             conditioner.check_repeat(text.repeat_batch)
-        samples = text.num_samples_per_text
-        if type(samples) is not int or samples < 1:
-            raise ConfigError(f'num_samples_per_text counts the samples that share a text, at least 1, but got {samples!r}')
-        if text.cond_drop_prob is not None and not isinstance(conditioner, NullConditioner):
+        if text.cond_drop_prob is not None:
             check_drop_prob(text.cond_drop_prob, len(conditioner.source.encoders), names.cond_drop_prob, batch)
         known: list[list[Texts | None]] = [[None], [None]]
         for side, given in enumerate((text.texts, text.negative_texts)):
@@ -255,7 +254,7 @@ class Conditioned:
         """Return the branches of prepared conditions: the first is the main one, and the others are further conditions.
 
         Raises:
-            ConfigError: Something else than prepared conditions, or dropout.
+            ConfigError: Dropout.
             UsageError: A condition of a different model, or of this one before its weights changed.
         """
         text = call.text
@@ -263,8 +262,6 @@ class Conditioned:
             self._checked(conditioner, call)
         given = text.text_condition if isinstance(text.text_condition, (list, tuple)) else (text.text_condition,)
         for prepared in given:
-            if not isinstance(prepared, PreparedCondition):
-                raise ConfigError(f'text_condition is what model.prepare(texts) returned, but got {type(prepared).__name__}')
             conditioner.check_prepared(prepared)
             _check_count(len(prepared), 'prepared texts', call)
         if text.cond_drop_prob is not None and not drops_nothing(text.cond_drop_prob):

@@ -10,7 +10,8 @@ from torch import nn
 
 from classifier_free_guidance_pytorch.conditioners.dropout import check_drop_prob
 from classifier_free_guidance_pytorch.decorator.batched import warn_once
-from classifier_free_guidance_pytorch.decorator.call import Call, Pass, per_condition
+from classifier_free_guidance_pytorch.decorator.call import Call, Pass
+from classifier_free_guidance_pytorch.decorator.keywords import per_condition
 from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.guidance.step import is_weak
@@ -41,8 +42,10 @@ class ByDropProb:
             )
         drop, texts = self.names.cond_drop_prob, self.names.texts
         given = {drop: 0.0, **self._text_keywords(call)}
+        embeds = call.text.negative_text_embeds
         first, *others = [{**given, **({} if one is None else {texts: one})} for one in per_condition(call.text.texts)]
-        negatives = [{**given, texts: one, drop: 0.0} for one in per_condition(call.text.negative_texts) if one is not None]
+        negatives = [{drop: 0.0, texts: one} for one in per_condition(call.text.negative_texts) if one is not None]
+        negatives += [] if embeds is None else [{drop: 0.0, self.names.text_embeds: embeds}]
         steers_apart = 'negatives' in wanted or not negatives
         by_branch = {
             'cond': [first],
@@ -71,9 +74,12 @@ class ByDropProb:
             if getattr(text, word) != 1:
                 raise ConfigError(f'{word} is for the callables of a text_conditioner, but {name} handles its texts itself')
         if text.cond_drop_prob is not None:
-            check_drop_prob(text.cond_drop_prob, 1, self.names.cond_drop_prob)
+            check_drop_prob(text.cond_drop_prob, 1, self.names.cond_drop_prob, call.batch)
         given = text.as_keywords(self.names)
-        unknown = [key for key in (*given, *((self.names.texts,) * text.has_negatives)) if not self.signature.knows(key)]
+        takes, of_text = self.signature.takes, {**given}
+        of_text |= {} if text.negative_texts is None else {self.names.texts: None}
+        of_text |= {} if text.negative_text_embeds is None else {self.names.text_embeds: None}
+        unknown = [key for key in of_text if takes is not None and key not in takes]
         if unknown:
             raise ConfigError(f'{name} takes no {", ".join(map(repr, unknown))}: it handles its texts itself')
         return given

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from classifier_free_guidance_pytorch import guidance as rules
 from classifier_free_guidance_pytorch.conditioners import Batch, PreparedCondition
 from classifier_free_guidance_pytorch.conditioners.base import TextEmbeds
-from classifier_free_guidance_pytorch.conditioners.dropout import DropProb
+from classifier_free_guidance_pytorch.conditioners.checks import check_embeds, check_repeat, check_samples, check_texts
+from classifier_free_guidance_pytorch.conditioners.dropout import DropProb, check_drop_prob
 from classifier_free_guidance_pytorch.decorator.outputs import Guide
 from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
@@ -71,19 +72,23 @@ class TextKeywords(Keywords):
 
     @staticmethod
     def take(kwargs: dict[str, Any], names: KeyNames) -> TextKeywords:
-        """Take the text keywords out of the keywords of a call.
+        """Take the text keywords out of the keywords of a call, and check each; texts are checked where they are read.
 
         Raises:
-            ConfigError: Two that exclude each other.
+            ConfigError: A value of the wrong type, or two keywords that exclude each other.
         """
         known = names.of_texts
-        text = TextKeywords(**{known[key]: kwargs.pop(key) for key in [*kwargs] if key in known})
+        given = {key: kwargs.pop(key) for key in [*kwargs] if key in known}
+        text = TextKeywords(**{known[key]: value for key, value in given.items()})
         if text.texts is not None and text.text_embeds is not None:
             raise ConfigError(f'pass either {names.texts} or {names.text_embeds}, but got both')
         if text.negative_texts is not None and text.negative_text_embeds is not None:
             raise ConfigError(f'pass either {names.negative_texts} or {names.negative_text_embeds}, but got both')
         if text.text_condition is not None and (text.is_given or text.has_negatives):
             raise ConfigError('text_condition holds the texts and the negative texts already: pass no others beside it')
+        for key, value in given.items():
+            if known[key] in _TEXT_CHECKS and value is not getattr(TextKeywords, known[key]):
+                _TEXT_CHECKS[known[key]](value, key)
         return text
 
     @property
@@ -95,6 +100,12 @@ class TextKeywords(Keywords):
     def has_negatives(self) -> bool:
         """Whether there is a text to steer away from."""
         return self.negative_texts is not None or self.negative_text_embeds is not None
+
+    def check_texts(self, names: KeyNames) -> None:
+        """Raise `ConfigError` for texts that are no batches of strings, before there is a call that reads them."""
+        for name, given, allow_none in ((names.texts, self.texts, False), (names.negative_texts, self.negative_texts, True)):
+            for one in () if given is None else per_condition(given):
+                check_texts(one, name, allow_none)
 
     def as_keywords(self, names: KeyNames) -> dict[str, Any]:
         """Return what was given for the condition itself, as the keywords it came in."""
@@ -173,6 +184,11 @@ class GuidanceKeywords(Keywords):
             or self.guide is not None
         )
 
+    @property
+    def is_batched(self) -> bool:
+        """Whether the branches run in one forward; an empty list names nothing that stays shared."""
+        return self.cfg_batched is not False
+
     def refuse_in_training(self, allowed: Sequence[str] = ()) -> None:
         """Raise `UsageError`, and name the keyword, where guidance is asked for in training mode, but for the `allowed`."""
         for name, default in GUIDANCE_KEYWORDS.items():
@@ -188,6 +204,13 @@ class GuidanceKeywords(Keywords):
                 )
 
 
+def per_condition(texts: Any) -> list[Any]:
+    """Return one batch of texts per condition: `[['a dog', 'a cat'], ['at night', 'in snow']]` are two."""
+    if isinstance(texts, (list, tuple)) and texts and hasattr(texts[0], '__len__') and not isinstance(texts[0], str):
+        return list(texts)
+    return [texts]
+
+
 GUIDANCE_KEYWORDS: dict[str, Any] = {one.name: one.default for one in fields(GuidanceKeywords) if one.metadata}
 
 
@@ -199,6 +222,13 @@ def describe(names: KeyNames) -> dict[str, tuple[Any, Any, str]]:
 
 
 # one check for each keyword, for values other than its default
+
+
+def _condition(condition: object, name: str) -> None:
+    given = condition if isinstance(condition, (list, tuple)) else (condition,)
+    wrong = [one for one in given or (condition,) if not isinstance(one, PreparedCondition)]
+    if wrong:
+        raise ConfigError(f'{name} is what model.prepare(texts) returned, or a list of these, but got {shown(wrong[0])}')
 
 
 def _scale(scale: object, signature: ForwardSignature) -> None:
@@ -334,6 +364,15 @@ def _is_finite(value: Any) -> bool:
     except OverflowError:  # an integer beyond every float
         return False
 
+
+_TEXT_CHECKS: dict[str, Callable[[Any, str], None]] = {
+    'text_embeds': check_embeds,
+    'negative_text_embeds': check_embeds,
+    'text_condition': _condition,
+    'cond_drop_prob': lambda value, name: check_drop_prob(value, None, name),
+    'repeat_batch': lambda value, name: check_repeat(value),
+    'num_samples_per_text': lambda value, name: check_samples(value),
+}
 
 _CHECKS: dict[str, Callable[[object, ForwardSignature], None]] = {
     'cond_scale': _scale,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, TypeVar, overload
 
@@ -15,6 +15,7 @@ from classifier_free_guidance_pytorch.decorator.drop_prob import ByDropProb
 from classifier_free_guidance_pytorch.decorator.guide import Source, guide, train
 from classifier_free_guidance_pytorch.decorator.keywords import GuidanceKeywords, TextKeywords, describe
 from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, KeyNames, with_keywords
+from classifier_free_guidance_pytorch.errors import ConfigError
 
 R = TypeVar('R')
 
@@ -92,6 +93,9 @@ def guided(fn: Callable[..., R], names: KeyNames) -> Callable[..., R]:
         text = TextKeywords.take(kwargs, names)
         if kwargs:
             signature.refuse_unknown(kwargs, keywords)
+        if guidance.cfg_routed_kwargs or isinstance(guidance.weak, Mapping):
+            args, moved = _apart(signature, args, kwargs, guidance)
+            kwargs |= moved
         if signature.before is not None and len(args) > signature.before:
             args, moved = signature.by_name(args)
             kwargs |= moved
@@ -105,6 +109,24 @@ def guided(fn: Callable[..., R], names: KeyNames) -> Callable[..., R]:
     forward.__cfg_names__ = names  # type: ignore[attr-defined]
     forward.__cfg_signature__ = signature  # type: ignore[attr-defined]
     return forward
+
+
+def _apart(
+    signature: ForwardSignature, args: tuple[Any, ...], kwargs: Mapping[str, Any], guidance: GuidanceKeywords
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional arguments, with those that a weak pass has values of its own for turned into keywords.
+
+    Raises:
+        ConfigError: An argument that `cfg_routed_kwargs` has values for was passed as well.
+    """
+    by_position = signature.positional[: len(args)]
+    twice = [name for name in guidance.cfg_routed_kwargs or () if name in by_position or name in kwargs]
+    if twice:
+        raise ConfigError(f'{twice[0]!r} was passed, and cfg_routed_kwargs has values for it as well: leave out one of the two')
+    weak = guidance.weak if isinstance(guidance.weak, Mapping) else {}
+    own = {*weak}.union(*[one for one in weak.values() if isinstance(one, Mapping)])  # of several weak passes each by name
+    place = next((place for place, name in enumerate(by_position) if name in own), len(args))
+    return signature.cut(args, place)
 
 
 def _documented(fn: Callable[..., Any], keywords: dict[str, tuple[Any, Any, str]]) -> str:

@@ -72,16 +72,20 @@ class ForwardSignature:
     Attributes:
         name: The function's qualified name, for messages.
         injected: Which of `cond_fns` and `raw_text_cond` it names; empty where it handles texts itself, by `cond_drop_prob`.
+        filled: What the decorator hands it: these, or the texts and the drop probability.
         positional: Names of the parameters a caller may pass by position, in order, without `self` and the injected ones.
         before: How many of those stand before the first injected one; None where no injected one is in their way.
         takes: Names of all keywords it takes, or None where it takes any.
+        takes_more: Whether it takes any number of positional arguments, beyond the named ones.
     """
 
     name: str
     injected: tuple[str, ...]
+    filled: frozenset[str]
     positional: tuple[str, ...]
     before: int | None
     takes: frozenset[str] | None
+    takes_more: bool
 
     @staticmethod
     def of(fn: Callable[..., Any], names: KeyNames) -> ForwardSignature:
@@ -103,16 +107,19 @@ class ForwardSignature:
         by_position = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         before = min((by_position.index(name) for name in injected if name in by_position), default=None)
         positional = tuple(name for name in by_position if name not in injected)
-        return ForwardSignature(fn.__qualname__, injected, positional, before, None if takes_any else frozenset(all_names))
+        filled = injected or (names.texts, names.text_embeds, names.cond_drop_prob)
+        takes = None if takes_any else frozenset(all_names)
+        takes_more = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        return ForwardSignature(fn.__qualname__, injected, frozenset(filled), positional, before, takes, takes_more)
 
     @property
     def arguments(self) -> list[str]:
         """Names of the arguments that a caller passes, where they are known."""
-        return sorted(name for name in self.takes or () if name not in self.injected)
+        return sorted(name for name in self.takes or () if name not in self.filled)
 
     def knows(self, name: object) -> bool:
-        """Whether the function takes an argument of this name."""
-        return isinstance(name, str) and (self.takes is None or (name in self.takes and name not in self.injected))
+        """Whether a caller may pass an argument of this name, which the function takes and the decorator does not fill."""
+        return isinstance(name, str) and name not in self.filled and (self.takes is None or name in self.takes)
 
     def refuse_unknown(self, given: Iterable[str], added: Iterable[str], where: str = '') -> None:
         """Raise `ConfigError`, before any work is done, for keywords that the function does not take.
@@ -126,7 +133,7 @@ class ForwardSignature:
         if not unknown:
             return
         every = [*self.arguments, *added]
-        close = {name: difflib.get_close_matches(name, every, n=1, cutoff=0.75) for name in unknown}
+        close = {name: difflib.get_close_matches(name, every, n=1, cutoff=0.75) for name in unknown if isinstance(name, str)}
         close |= {name: ['cond_scale'] for name in unknown if name in SCALE_ELSEWHERE}
         hints = [f'{name!r} may be {match[0]!r} here' for name, match in close.items() if match]
         raise ConfigError(
@@ -141,7 +148,11 @@ class ForwardSignature:
             return args, {}
         if len(args) > len(self.positional):
             raise TypeError(f'{len(args)} positional arguments were given, but only {self.positional} can be passed by position')
-        return args[: self.before], dict(zip(self.positional[self.before :], args[self.before :], strict=False))
+        return self.cut(args, self.before)
+
+    def cut(self, args: tuple[Any, ...], place: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the positional arguments before a place, and those behind it as keywords."""
+        return args[:place], dict(zip(self.positional[place:], args[place:], strict=False))
 
 
 def with_keywords(fn: Callable[..., Any], drop: tuple[str, ...], extra: Mapping[str, tuple[Any, Any, str]]) -> inspect.Signature:

@@ -9,7 +9,7 @@ from torch import nn
 from classifier_free_guidance_pytorch import TextConditioner, classifier_free_guidance, guidance
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
 from tests.conditioners.making import noise, randomised
-from tests.decorator.models import TEXTS
+from tests.decorator.models import TEXTS, build
 from tests.tiny_models import TinyEncoder
 
 
@@ -62,7 +62,10 @@ def test_what_it_cannot_take_is_refused():
     model, x = Own().eval(), noise(3, 4)
     for call, message in (
         ({'text_embeds': x}, r"Own.forward takes no 'text_embeds': it handles its texts itself"),
-        ({'text_condition': 1}, r'text_condition is for a text_conditioner, but Own.forward handles its texts itself'),
+        (
+            {'text_condition': build().prepare(TEXTS)},
+            r'text_condition is for a text_conditioner, but Own.forward handles its texts itself',
+        ),
         ({'cond_drop_prob': 1.5}, r'cond_drop_prob is a probability in \[0, 1\]'),
         ({'cond_scale': 3.0, 'guidance': guidance.NAG()}, r'inside the cross-attention of a text_conditioner, but Own.forward'),
     ):
