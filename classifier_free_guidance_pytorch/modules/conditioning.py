@@ -75,12 +75,12 @@ def text_conditioned(
         return _class(module, at, condition, example, arguments)
     if not isinstance(module, nn.Module):
         raise ConfigError(f'text_conditioned is for a torch.nn.Module, or a class of them, but got {module!r}')
-    _refuse_conditioned(type(module))
     if 'forward' in vars(module) or isinstance(module, torch.jit.ScriptModule):
         raise ConfigError(
             f'the forward of this {type(module).__name__} was replaced or scripted, so that it cannot be guided: pass the module '
             'before that'
         )
+    _refuse_conditioned(type(module))
     parts = measured(module, find_parts(module, at, condition), example)
     parts = {name: part for kind in KINDS for name, part in parts.items() if part.condition == kind}
     conditioner = _conditioner(parts, arguments)

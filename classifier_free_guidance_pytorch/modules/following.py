@@ -15,7 +15,7 @@ from inspect import Parameter, signature
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import Self
 
 from classifier_free_guidance_pytorch.conditioners.prepared import CondFns
@@ -25,6 +25,7 @@ from classifier_free_guidance_pytorch.modules.part import Part
 from classifier_free_guidance_pytorch.modules.running import Current
 
 R = TypeVar('R')
+_STATED = ('text_parts', 'encoders')  # what a file says of its weights
 
 
 class FollowsText(TextConditioned, Generic[R]):
@@ -55,21 +56,25 @@ class FollowsText(TextConditioned, Generic[R]):
         """Write what was added, and nothing of the module itself, to a safetensors file."""
         from safetensors.torch import save_file
 
-        weights = {name: weight.detach().contiguous() for name, weight in self.text_conditioner.state_dict().items()}
-        save_file(weights, path, metadata={'text_parts': json.dumps(_plain(self.text_parts))})
+        weights = {name: weight.detach().contiguous() for name, weight in self._text_state().items()}
+        of = {'text_parts': _plain(self.text_parts), 'encoders': self.text_conditioner.source.as_json()}
+        save_file(weights, path, metadata={name: json.dumps(value) for name, value in of.items()})
 
     def load_text(self, path: str | PathLike[str]) -> Self:
         """Read what `save_text` wrote, into a module whose parts follow text in the same way.
 
         Raises:
-            ConfigError: The file is of other parts, or of other kinds, widths or layouts.
+            ConfigError: The file is of other parts, of other kinds, widths or layouts, of a different encoder, or none of these.
         """
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
-        with safe_open(path, framework='pt') as file:
-            parts = json.loads((file.metadata() or {}).get('text_parts', 'null'))
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping, though it has keys
-        ours = _plain(self.text_parts)
+        try:
+            with safe_open(path, framework='pt') as file:
+                stated = {name: json.loads(text) for name, text in (file.metadata() or {}).items() if name in _STATED}
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping, though it has keys
+        except SafetensorError as error:
+            raise ConfigError(f'{path} is not a safetensors file, as save_text writes it ({error})') from error
+        parts, ours = stated.get('text_parts'), _plain(self.text_parts)
         if parts is None:
             raise ConfigError(f'{path} was not written by save_text, and says nothing of parts')
         if parts != ours:
@@ -78,8 +83,22 @@ class FollowsText(TextConditioned, Generic[R]):
                 f'{path} is of other parts: at {name!r} it has {parts.get(name)}, and this {type(self).__name__} has '
                 f'{ours.get(name)}'
             )
+        if 'encoders' in stated:
+            self.text_conditioner.source.check_same(stated['encoders'], 'load_state_dict into text_conditioner')
+        shapes, own = ({name: tuple(weight.shape) for name, weight in one.items()} for one in (weights, self._text_state()))
+        if shapes != own:
+            name = next(name for name in (*own, *shapes) if own.get(name) != shapes.get(name))
+            raise ConfigError(
+                f'{path} has the weight {name!r} of shape {shapes.get(name)}, but this text_conditioner has {own.get(name)}: '
+                'build it with the arguments that the saved one was built with'
+            )
         self.text_conditioner.load_state_dict(weights)
         return self
+
+    def _text_state(self) -> dict[str, Tensor]:
+        """Return what was added, by name."""
+        state: dict[str, Tensor] = self.text_conditioner.state_dict()
+        return state
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Reduce to the class that users know, where the one made here cannot be found by its name."""

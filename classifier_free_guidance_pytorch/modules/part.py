@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from torch import nn
 
+from classifier_free_guidance_pytorch.conditioners.checks import is_count
 from classifier_free_guidance_pytorch.decorator.class_decorator import CONDITIONERS
 from classifier_free_guidance_pytorch.errors import ConfigError
 
@@ -41,9 +42,9 @@ class Part:
             raise ConfigError(f'a part is conditioned by {", ".join(KINDS[:-1])} or {KINDS[-1]}, but got {self.condition!r}')
         for name in ('dim', 'repeat_batch'):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            if not (is_count(value) or (value is None and name == 'dim')):
                 raise ConfigError(f'{name} of a part is a positive integer, but got {value!r}')
-        if self.channel_first not in (None, True, False):
+        if self.channel_first is not None and not isinstance(self.channel_first, bool):
             raise ConfigError(f'channel_first of a part is True or False, but got {self.channel_first!r}')
 
     @property
@@ -85,11 +86,11 @@ def _patterns(at: At) -> dict[str, Part]:
     """Return what was asked of every pattern."""
     if not isinstance(at, (str, Iterable)):
         raise ConfigError(f'at= names parts by strings, such as "blocks.*", but got {at!r}')
-    asked = dict.fromkeys([at] if isinstance(at, str) else at) if not isinstance(at, Mapping) else at
+    asked = at.items() if isinstance(at, Mapping) else [(pattern, None) for pattern in ([at] if isinstance(at, str) else at)]
     if not asked:
         raise ConfigError("at= names the parts that follow the text, such as at='mid_block' or at=['blocks.*'], but got none")
     parts = {}
-    for pattern, value in asked.items():
+    for pattern, value in asked:
         if not isinstance(pattern, str):
             raise ConfigError(f'at= names parts by strings, such as "blocks.*", but got {pattern!r}')
         if not isinstance(value, (Part, str, type(None))):

@@ -18,6 +18,7 @@ from classifier_free_guidance_pytorch import (
 )
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
 from classifier_free_guidance_pytorch.perturb import skip_layers
+from classifier_free_guidance_pytorch.text import EncoderIdentity, Precomputed
 from tests.conditioners.making import noise, randomised
 from tests.modules.networks import KINDS, MIXED, TEXTS, Block, Net, following, kinds, of_kind, seeded_net
 from tests.tiny_models import TinyEncoder
@@ -208,6 +209,27 @@ def test_saving_what_was_added(tmp_path):
     save_file({'a': torch.zeros(1)}, tmp_path / 'other.safetensors')
     with pytest.raises(ConfigError, match='was not written by save_text'):
         fresh.load_text(tmp_path / 'other.safetensors')
+    (tmp_path / 'words').write_text('no weights')
+    with pytest.raises(ConfigError, match='words is not a safetensors file, as save_text writes it'):
+        fresh.load_text(tmp_path / 'words')
+
+
+def test_what_was_added_is_for_one_encoder_and_one_width(tmp_path):
+    file = tmp_path / 'text.safetensors'
+    x, parts = noise(3, 5, 6), {'at': 'head', 'example': noise(3, 5, 6)}
+    encoder = {'dim_pooled': 10, 'dim_latent': 12}
+    one, other = (EncoderIdentity('HFTextAdapter', name) for name in ('one', 'other'))
+    text_conditioned(Net(), model_types=[Precomputed(**encoder, origin=one)], **parts).save_text(file)
+    with pytest.raises(ConfigError, match=r'this model was trained with .*one.*, but its conditioner was built with .*other'):
+        text_conditioned(Net(), model_types=[Precomputed(**encoder, origin=other)], **parts).load_text(file)
+    wider = text_conditioned(Net(), model_types=[Precomputed(**encoder, origin=one)], text_embed_stem_dim_mult=4, **parts)
+    with pytest.raises(
+        ConfigError, match=r"has the weight '.*' of shape \(.*\), but this text_conditioner has \(.*build it with"
+    ):
+        wider.load_text(file)
+    fresh = text_conditioned(Net(), model_types=[Precomputed(**encoder, origin=one)], **parts)
+    assert fresh.load_text(file) is fresh
+    assert fresh.eval()(x).shape == x.shape
 
 
 Following = text_conditioned(Net, MIXED, example=noise(3, 5, 6), model_types=[TinyEncoder()])

@@ -238,3 +238,19 @@ def test_without_an_example():
         text_conditioned(Net(), {'blocks.0': Part(dim=6, channel_first=False), 'head': None}, **ENCODER)
     with pytest.raises(ConfigError, match='example= is what to call the module with, a tensor, a tuple of arguments'):
         text_conditioned(Net(), 'head', example=3, **ENCODER)
+
+
+@pytest.mark.parametrize('given', [{'channel_first': 1}, {'channel_first': 0.0}, {'repeat_batch': None}, {'dim': True}])
+def test_a_part_of_nonsense(given):
+    with pytest.raises(ConfigError, match=f'{next(iter(given))} of a part is'):
+        Part(**given)
+
+
+def test_names_that_are_no_strings():
+    with pytest.raises(ConfigError, match=r"at= names parts by strings, such as .*, but got \['head'\]"):
+        find_parts(Net(), [['head']], 'film')
+
+
+def test_a_scripted_module_is_refused():
+    with pytest.raises(ConfigError, match='was replaced or scripted'):
+        text_conditioned(torch.jit.script(nn.Linear(6, 6)), at='', example=noise(3, 6), **ENCODER)
