@@ -41,6 +41,7 @@ CORPUS_LADDER = {  # the rooms inside `corpus`
 }
 DEMO_LADDER = {
     'folders': set(),
+    'limits': set(),
     'progress': set(),
     'digits': set(),
     'muon': set(),
@@ -60,7 +61,7 @@ DEMO_LADDER = {
     'front': {'folders', 'progress', 'shapes', 'points', 'image'},
     'distil': {'folders', 'learning', 'points', 'image'},
     'page': {'folders', 'image', 'emoji'},
-    'cli': {'progress', 'points', 'image', 'mini', 'english', 'emoji', 'front', 'distil', 'page'},
+    'cli': {'limits', 'progress', 'points', 'image', 'mini', 'english', 'emoji', 'front', 'distil', 'page'},
     '': set(),  # __init__.py
 }
 

@@ -18,7 +18,7 @@ A run that ended early, for any reason, continues where it stopped when the same
 
 EPILOG = """\
 examples:
-  cfg-embed captions.txt --out store --model-types mini
+  cfg-embed captions.txt --out store --model-types english
   cfg-embed laion.parquet --column TEXT --out store --model-types t5 clip --dtype bf16 --batch-size 256
   cfg-embed shards/ --out store --model-types hf --model-names intfloat/e5-base-v2 --pooled
   cfg-embed org/dataset:config --split train --column caption --out store --model-types t5 --tokens
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     encoders = parser.add_argument_group('encoders')
     encoders.add_argument(
-        '--model-types', nargs='+', default=['t5'], metavar='TYPE', help='t5, clip, bge, hf, mini (default: t5)'
+        '--model-types', nargs='+', default=['t5'], metavar='TYPE', help='t5, clip, bge, hf, english, mini (default: t5)'
     )
     encoders.add_argument(
         '--model-names', nargs='+', metavar='NAME', help='a name or a folder per type (default: that of the type)'

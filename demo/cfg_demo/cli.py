@@ -9,10 +9,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Collection, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from cfg_demo import __version__
+from cfg_demo.limits import check_options
 from cfg_demo.progress import be_quiet
 from classifier_free_guidance_pytorch.errors import CFGError
 
@@ -66,6 +69,14 @@ def build_parser(demos: Collection[str] = tuple(DEMOS)) -> argparse.ArgumentPars
     return parser
 
 
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Show every warning in one line, without the line of code that it points to."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(f'cfg-demo: warning: {message}', file=sys.stderr)
+        yield
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a demo.
 
@@ -82,7 +93,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if parsed.quiet or not sys.stderr.isatty():
         os.environ.setdefault('HF_HUB_DISABLE_PROGRESS_BARS', '1')  # of transformers too, read when it is imported
     try:
-        parsed.run(parsed)
+        check_options(parsed)
+        with warnings_as_lines():
+            parsed.run(parsed)
     except CFGError as error:
         print(f'cfg-demo: error: {error}', file=sys.stderr)
         return 2

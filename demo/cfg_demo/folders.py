@@ -30,6 +30,18 @@ def writable(folder: Path, option: str = '--out') -> Path:
     return folder
 
 
+def writable_file(file: Path, option: str) -> Path:
+    """Return the file that an option names, once its folder can be written to.
+
+    Raises:
+        ConfigError: It is a folder, or nothing can be written there.
+    """
+    writable(file.parent, option)
+    if file.is_dir():
+        raise ConfigError(f'{str(file)!r} is a folder: pass a file as {option}')
+    return file
+
+
 def unused(path: Path) -> Path:
     """Return the path of a file that is not there yet: `image.png`, or else `image-2.png`, `image-3.png`, ..."""
     number, free = 1, path
@@ -59,7 +71,7 @@ def check_device(name: str) -> torch.device:
 
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()  # which the device meta cannot
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(

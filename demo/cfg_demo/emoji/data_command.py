@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from cfg_demo.emoji import STYLE_NAMES
-from cfg_demo.folders import needs, writable
+from cfg_demo.folders import needs, writable, writable_file
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 EPILOG = """\
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     needs('PIL', 'pictures are drawn')
     if arguments.sheet is not None:
         needs('matplotlib', 'a sheet of them is drawn')
-        writable(arguments.sheet.parent)
+        writable_file(arguments.sheet, '--sheet')
     for name in ('held_out_styles', 'held_out_concepts'):
         if not 0.0 <= getattr(arguments, name) < 1.0:
             raise ConfigError(f'--{name.replace("_", "-")} is a share from 0 to below 1, but got {getattr(arguments, name)}')

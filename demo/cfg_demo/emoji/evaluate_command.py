@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     from cfg_demo.image.drawing import Request
     from cfg_demo.image.evaluate_command import read_scores
 
+    request = Request('evaluation', steps=arguments.steps)
     use_threads(arguments.threads)
     folder = writable(arguments.out)
     model, settings = load(arguments.model or SHIPPED, arguments.device)
@@ -79,8 +81,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for scale in arguments.scales if rule == 'cfg' else arguments.other_scales:
             if any(one['rule'] == rule and one['scale'] == scale for one in done):
                 continue
-            request = Request('evaluation', rule=rule, steps=arguments.steps)
-            scores, images = measure(model, settings, prompts, judge, gallery, request, scale)
+            scores, images = measure(model, settings, prompts, judge, gallery, replace(request, rule=rule), scale)
             done.append(scores)
             (folder / 'scores.json').write_text(json.dumps({'setup': setup, 'scores': done}, indent=1) + '\n', encoding='utf-8')
             if rule == 'cfg':

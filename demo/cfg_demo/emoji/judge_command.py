@@ -10,7 +10,6 @@ import argparse
 from pathlib import Path
 
 from cfg_demo.folders import check_device, use_threads, writable
-from classifier_free_guidance_pytorch.errors import ConfigError
 
 EPILOG = """\
 Writes to --out: judge.safetensors, with its accuracy beside the weights.
@@ -38,9 +37,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train and measure."""
-    for name in ('train_steps', 'batch_size'):
-        if getattr(arguments, name) < 1:
-            raise ConfigError(f'--{name.replace("_", "-")} counts from 1, but got {getattr(arguments, name)}')
     check_device(arguments.device)
     use_threads(arguments.threads)
     from cfg_demo.emoji.judge_training import train_judge

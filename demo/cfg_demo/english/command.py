@@ -7,7 +7,6 @@ from pathlib import Path
 
 from cfg_demo.english.wordnet import INSTALLED
 from cfg_demo.folders import check_device, use_threads, writable
-from classifier_free_guidance_pytorch.errors import ConfigError
 
 EPILOG = """\
 Writes to --out: english_weights/ (transformers format, half precision, with its tokenizer and a model card that states its
@@ -42,9 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> dict[str, float]:
     """Encode, train, measure and export; return the scores."""
-    for name in ('train_steps', 'batch_size', 'save_every'):
-        if getattr(arguments, name) < 1:
-            raise ConfigError(f'--{name.replace("_", "-")} counts from 1, but got {getattr(arguments, name)}')
     check_device(arguments.device)
     use_threads(arguments.threads)
     from cfg_demo.english.distil import distil

@@ -22,7 +22,6 @@ from classifier_free_guidance_pytorch.text.torchvision_repair import repair_torc
 SPECIAL = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
 TABLE, WIDTH, INNER, LAYERS, HEADS = 104, 192, 384, 2, 4
 LONGEST = 128  # tokens
-LETTERS = 'abcdefghijklmnopqrstuvwxyz0123456789'
 
 
 def build_tokenizer(teacher: Any, texts: Iterable[str]) -> Any:

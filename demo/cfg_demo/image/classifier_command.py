@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from cfg_demo.folders import needs, unused, use_threads, writable
+from cfg_demo.folders import needs, unused, use_threads, writable_file
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ EPILOG = """\
 Writes the picture and a table; --classifier is read, or trained and written.
 
 examples:
-  cfg-demo classifier-guidance --out runs/classifier_guidance
+  cfg-demo classifier-guidance
+  cfg-demo classifier-guidance --pictures 200 --out runs/classifier_guidance/more.png
 """
 CLASSIFIER_SCALES, FREE_SCALES = (1.0, 3.0, 10.0, 30.0), (1.0, 2.0, 4.0, 7.0)
 PARTS = ('holds', 'count', 'colour', 'shape', 'readable')  # of a verdict; the first is the next three at once
@@ -63,9 +64,11 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
     from cfg_demo.image.drawing import SHIPPED
     from cfg_demo.shapes import check_all
 
+    if arguments.steps < 1:
+        raise ConfigError(f'--steps counts from 1, but got {arguments.steps}')
     use_threads(arguments.threads)
-    for path in (arguments.classifier, arguments.out):
-        writable(path.parent)
+    for path, option in ((arguments.classifier, '--classifier'), (arguments.out, '--out')):
+        writable_file(path, option)
     denoiser, settings = load_model(arguments.model or SHIPPED)
     if settings.prediction != 'flow':
         raise ConfigError(

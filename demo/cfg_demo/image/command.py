@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,6 +117,7 @@ def warn_of_other_worlds(texts: Iterable[str | None], own_model: Path | None = N
                 'captions of one to three coloured shapes (cfg-demo image --help lists the words)',
                 file=sys.stderr,
             )
+    warnings.filterwarnings('ignore', "the encoder 'mini' does not know")  # it has been said, with the way out
 
 
 def as_table(drawing: Drawing) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     from cfg_demo.image.grid import save_tradeoff
     from cfg_demo.image.scores import PROMPTS, as_table, held_out_prompts, measure
 
+    if not 0.0 < arguments.share <= 1.0:
+        raise ConfigError(f'--share is above 0 and at most 1, but got {arguments.share}')
+    request = Request('evaluation', steps=arguments.steps)
     use_threads(arguments.threads)
     folder = writable(arguments.out)
     model, settings = load_model(arguments.model or SHIPPED, arguments.device)
@@ -49,8 +53,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for scale in arguments.scales if rule == 'cfg' else arguments.other_scales:
             if any(one['rule'] == rule and one['scale'] == scale for one in done):
                 continue
-            request = Request('evaluation', rule=rule, steps=arguments.steps)
-            done.append(measure(model, settings, prompts, request, scale).as_dict())
+            done.append(measure(model, settings, prompts, replace(request, rule=rule), scale).as_dict())
             (folder / 'scores.json').write_text(json.dumps({'setup': setup, 'scores': done}, indent=1) + '\n', encoding='utf-8')
     (folder / 'scores.md').write_text(as_table(done) + '\n', encoding='utf-8')
     save_tradeoff(folder / 'tradeoff.png', done)
@@ -62,10 +65,13 @@ def read_scores(file: Path, setup: dict[str, Any]) -> list[dict[str, Any]]:
     """What an earlier run with the same model and prompts has measured."""
     if not file.is_file():
         return []
-    found = json.loads(file.read_text(encoding='utf-8'))
-    if found['setup'] != setup:
-        raise ConfigError(f'{str(file)!r} holds scores of {found["setup"]}, not of {setup}: pass another folder as --out')
-    scores: list[dict[str, Any]] = found['scores']
+    try:
+        found = json.loads(file.read_text(encoding='utf-8'))
+        measured, scores = found['setup'], list(found['scores'])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f'{str(file)!r} does not hold scores: pass another folder as --out') from error
+    if measured != setup:
+        raise ConfigError(f'{str(file)!r} holds scores of {measured}, not of {setup}: pass another folder as --out')
     return scores
 
 

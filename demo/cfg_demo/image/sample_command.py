@@ -39,6 +39,8 @@ def run(arguments: argparse.Namespace) -> Tensor:
     from cfg_demo.image.drawing import SHIPPED, Request, sample_guided
     from cfg_demo.image.grid import save_samples
 
+    if arguments.count < 1:
+        raise ConfigError(f'--count counts images of a prompt from 1, but got {arguments.count}')
     texts = [text for text in read_prompts(arguments) for _ in range(arguments.count)]
     request = Request(
         texts[0],
@@ -70,9 +72,17 @@ def read_prompts(arguments: argparse.Namespace) -> list[str]:
             raise ConfigError(
                 f'there is no file {str(arguments.prompts)!r}: pass a text file with one prompt a line as --prompts'
             )
-        texts += [line.strip() for line in arguments.prompts.read_text(encoding='utf-8').splitlines() if line.strip()]
+        try:
+            lines = arguments.prompts.read_text(encoding='utf-8').splitlines()
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f'{str(arguments.prompts)!r} is not text in UTF-8 ({error.reason}): pass one prompt a line'
+            ) from error
+        texts += [line.strip() for line in lines if line.strip()]
     if not texts:
         raise ConfigError('nothing to draw: pass one or more prompts, or --prompts FILE with one a line')
+    if not all(text.strip() for text in texts):
+        raise ConfigError('a prompt is empty: say what to draw in each')
     return texts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ PREDICTIONS = ('flow', 'v', 'epsilon')
 NULLS = ('learned', 'zeros')
 DROPOUTS = ('sample', 'batch')
 OPTIMIZERS = ('muon', 'adamw')
+LARGEST_IMAGE = 1024  # pixels
 PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
 
 
@@ -34,7 +36,7 @@ class ModelSettings:
             parameters, for a GPU).
         image_size: width and height in pixels.
         condition: how the text enters: 'film', 'attention' or 'concat'.
-        model_types: text encoders: 'mini', 't5', 'clip', 'bge', 'hf'.
+        model_types: text encoders: 'mini', 'english', 't5', 'clip', 'bge', 'hf'.
         model_names: a name or local path per encoder; None for the defaults.
         null: what stands for no text: 'learned' or 'zeros'.
         prediction: 'flow' (velocity, arXiv 2210.02747), 'v' (arXiv 2202.00512) or 'epsilon' (arXiv 2006.11239).
@@ -65,8 +67,8 @@ class ModelSettings:
         from cfg_demo.shapes.layout import check_zoom  # loads torch
 
         check_zoom(self.zoom)
-        if self.image_size < 16 or self.image_size % 8:
-            raise ConfigError(f'image_size is a multiple of 8 from 16 on, but got {self.image_size}')
+        if not 16 <= self.image_size <= LARGEST_IMAGE or self.image_size % 8:
+            raise ConfigError(f'image_size is a multiple of 8 from 16 to {LARGEST_IMAGE}, but got {self.image_size}')
         if self.network == 'transformer' and self.image_size % 16:
             raise ConfigError(f'a transformer sees 16 x 16 patches, so image_size is a multiple of 16, but got {self.image_size}')
         for name in ('model_types', 'model_names'):  # lists come back from JSON; settings compare as tuples
@@ -124,9 +126,11 @@ class TrainSettings:
         for name in ('cond_drop_prob', 'ema_decay'):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f'{name} is between 0 and 1, but got {getattr(self, name)}')
+        if not math.isfinite(self.time_mean):
+            raise ConfigError(f'time_mean is a finite number, but got {self.time_mean}')
         for name in ('clip', 'learning_rate', 'time_spread'):
-            if getattr(self, name) is not None and not getattr(self, name) > 0.0:
-                raise ConfigError(f'{name} is above 0, but got {getattr(self, name)}')
+            if getattr(self, name) is not None and not 0.0 < getattr(self, name) < math.inf:
+                raise ConfigError(f'{name} is a finite number above 0, but got {getattr(self, name)}')
         one_of('dropout', self.dropout, DROPOUTS)
         one_of('optimizer', self.optimizer, OPTIMIZERS)
         one_of('precision', self.precision, PRECISIONS)

@@ -14,7 +14,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cfg_demo.folders import needs, use_threads, writable
+from cfg_demo.folders import needs, use_threads, writable, writable_file
 from cfg_demo.image.settings import (
     CONDITIONS,
     DROPOUTS,
@@ -60,7 +60,8 @@ def run(arguments: argparse.Namespace) -> Trainer:
     use_threads(arguments.threads)
     folder = writable(arguments.out)
     if arguments.ship is not None:
-        writable(arguments.ship.parent, '--ship')
+        writable_file(arguments.ship, '--ship')
+    chosen(ModelSettings, arguments)  # refuses what no model can be, before data are opened
     data = open_data(
         arguments.data,
         size=arguments.image_size,

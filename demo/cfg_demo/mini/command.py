@@ -9,7 +9,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from cfg_demo.folders import writable
+from cfg_demo.folders import check_device, writable
 
 EPILOG = """\
 Writes to --out: mini_weights/ (transformers format, half precision, with its tokenizer and a README that states its
@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> dict[str, float]:
 
     steps, batch, seed = arguments.train_steps, arguments.batch_size, arguments.seed
     settings = {'steps': steps, 'batch': batch, 'seed': seed, 'lr': arguments.learning_rate}
+    check_device(arguments.device)
     out = writable(arguments.out)
     trained = training.build(seed, arguments.learning_rate, arguments.device)
     if arguments.resume:

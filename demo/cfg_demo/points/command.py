@@ -30,7 +30,7 @@ QUICK = {'steps': 300, 'samples': 64, 'sample_steps': 15}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command; their defaults are those of `Settings`."""
     text = parser.add_argument_group('text')
-    text.add_argument('--model-types', nargs='+', metavar='TYPE', help='text encoders: mini (no download), t5, clip, bge, hf')
+    text.add_argument('--model-types', nargs='+', metavar='TYPE', help='text encoders: mini, english, t5, clip, bge, hf')
     text.add_argument('--model-names', nargs='+', metavar='NAME', help='a model name or local path for each encoder')
     text.add_argument('--condition', metavar='KIND', help=f'how the text enters the model: {", ".join(CONDITIONS)}')
     training = parser.add_argument_group('training')

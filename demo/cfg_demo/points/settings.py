@@ -21,7 +21,7 @@ class Settings:
     """One run: what the model is conditioned by, how it is trained, how it is sampled.
 
     Args:
-        model_types: text encoders: `'mini'`, `'t5'`, `'clip'`, `'bge'`, `'hf'`, or encoder objects.
+        model_types: text encoders: `'mini'`, `'english'`, `'t5'`, `'clip'`, `'bge'`, `'hf'`, or encoder objects.
         model_names: a name or local path per encoder; None for the defaults.
         condition: how the text enters the denoiser: `'film'`, `'attention'` or `'concat'`.
         cond_drop_prob: share of training captions replaced by the null condition; 0 leaves the null branch untrained.
