@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TypeAlias
@@ -69,17 +69,26 @@ def find_parts(module: nn.Module, at: At, condition: str) -> dict[str, Part]:
         ConfigError: A pattern that matches nothing, two that match one part, or a value that is no kind.
     """
     patterns = _patterns(at)
-    names = [name for name, _ in module.named_modules() if name]
+    first: dict[nn.Module, str] = {}
+    names = {name: first.setdefault(part, name) for name, part in _named(module)}  # a shared part goes by its first name
     found: dict[str, tuple[str, Part]] = {}
     for pattern, part in patterns.items():
         matched = [name for name in names if _matches(name.split('.'), pattern.split('.'))]
         if not matched:
             raise ConfigError(f'{type(module).__name__} has no part named {pattern!r}: {_closest(pattern, names)}')
-        for name in matched:
+        for name in dict.fromkeys(names[name] for name in matched):
             if name in found:
                 raise ConfigError(f'at= names {name!r} twice, by {found[name][0]!r} and by {pattern!r}: leave one of them out')
             found[name] = (pattern, replace(part, condition=part.condition or Part(condition).condition))
     return {name: found[name][1] for name in names if name in found}
+
+
+def _named(module: nn.Module, prefix: str = '', above: tuple[nn.Module, ...] = ()) -> Iterator[tuple[str, nn.Module]]:
+    """Yield every part of a module by each of its names, in the order of `named_modules`, which tells the first name only."""
+    for name, child in module._modules.items():
+        if child is not None and child is not module and child not in above:
+            yield prefix + name, child
+            yield from _named(child, f'{prefix}{name}.', (*above, module))
 
 
 def _patterns(at: At) -> dict[str, Part]:

@@ -254,3 +254,14 @@ def test_names_that_are_no_strings():
 def test_a_scripted_module_is_refused():
     with pytest.raises(ConfigError, match='was replaced or scripted'):
         text_conditioned(torch.jit.script(nn.Linear(6, 6)), at='', example=noise(3, 6), **ENCODER)
+
+
+def test_a_shared_part_goes_by_its_first_name_and_is_found_by_each():
+    net = Net()
+    net.also = net.blocks[1]
+    net.also.owner = net  # a part that knows what it is in
+    for at in ('also', '*.1', 'also*', ['blocks.1']):
+        assert list(find_parts(net, at, 'film')) == ['blocks.1']
+    assert list(find_parts(net, 'also.linear', 'film')) == ['blocks.1.linear']
+    with pytest.raises(ConfigError, match=r"names 'blocks.1' twice, by 'blocks.1' and by 'also'"):
+        find_parts(net, ['blocks.1', 'also'], 'film')
