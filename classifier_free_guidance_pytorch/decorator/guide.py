@@ -65,7 +65,7 @@ def guide(source: Source, call: Call) -> Any:
 
     passes = source.passes(call, (*wanted, *extra))  # texts are read here, and nowhere else
     outputs = run(source, call, passes)  # one forward per pass, or one for all
-    if keywords.is_batched:  # in which samples at scale 1 may have had no null pass
+    if keywords.cfg_batched is not False:  # in which samples at scale 1 may have had no null pass
         step = step.but(rows=next((one.rows for one in passes if one.branch == 'null'), None))
 
     # One pass can be the answer by itself: nothing was asked for but the condition, the rule has done its work inside the
@@ -101,7 +101,7 @@ def run(source: Source, call: Call, passes: list[Pass]) -> list[Any]:
     """Return the output of every pass."""
     if len(passes) > 1 and not torch.compiler.is_compiling():
         call.share_out_caches(passes)
-    outputs = source.run_joined(call, passes) if call.keywords.is_batched and len(passes) > 1 else None
+    outputs = source.run_joined(call, passes) if call.keywords.cfg_batched is not False and len(passes) > 1 else None
     if outputs is not None:
         return outputs
     if len(passes) == 1 or torch.compiler.is_compiling():  # versions of tensors cannot be read while tracing

@@ -184,11 +184,6 @@ class GuidanceKeywords(Keywords):
             or self.guide is not None
         )
 
-    @property
-    def is_batched(self) -> bool:
-        """Whether the branches run in one forward; an empty list names nothing that stays shared."""
-        return self.cfg_batched is not False
-
     def refuse_in_training(self, allowed: Sequence[str] = ()) -> None:
         """Raise `UsageError`, and name the keyword, where guidance is asked for in training mode, but for the `allowed`."""
         for name, default in GUIDANCE_KEYWORDS.items():
