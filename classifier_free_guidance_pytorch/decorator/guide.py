@@ -22,6 +22,7 @@ from classifier_free_guidance_pytorch.decorator.call import Call, Pass
 from classifier_free_guidance_pytorch.decorator.outputs import at, guided_paths, put_back
 from classifier_free_guidance_pytorch.errors import UsageError
 from classifier_free_guidance_pytorch.guidance import BRANCHES, Predictions
+from classifier_free_guidance_pytorch.guidance.checks import check_fits
 
 _UNNAMED = frozenset(BRANCHES)  # a weak pass may have a name of its own
 
@@ -80,6 +81,8 @@ def guide(source: Source, call: Call) -> Any:
     def guided(parts: list[Tensor]) -> Any:
         """Return what takes the place of the prediction, from the prediction of each pass."""
         given = predictions(branches, parts)
+        if isinstance(scale, Tensor) and scale.ndim > 1:  # also one that is 1 throughout, and so not used
+            check_fits(scale, parts[0])
         if is_answer:
             prediction = parts[0]
         elif is_zero:

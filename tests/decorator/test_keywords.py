@@ -198,3 +198,10 @@ def test_too_many_scales_for_the_batch():
     with pytest.raises(ShapeError, match='cond_scale has 2 values for a batch of 3'):
         model(noise(3, 6), texts=TEXTS, cond_scale=torch.ones(2))
     assert model.passes == 0
+
+
+def test_a_scale_of_another_shape_is_refused_where_it_is_off_too():
+    model = build()
+    for scale in (1.0, 2.0):
+        with pytest.raises(ShapeError, match=r'scale of shape \(3, 1, 1\) does not fit predictions of shape \(3, 6\)'):
+            model(noise(3, 6), texts=TEXTS, cond_scale=torch.full((3, 1, 1), scale))
