@@ -76,7 +76,7 @@ def small_buckets():
 WORDS = st.sampled_from(['a', 'b', 'c', 'ä', '', ' ', 'two\nlines', None, 7, b'\xff', Bad('torn')]) | st.integers(0, 40).map(str)
 
 
-@settings(max_examples=40)
+@settings(deadline=None, max_examples=40)
 @given(values=st.lists(WORDS, min_size=1, max_size=60))
 def test_equal_captions_become_one(small_buckets, tmp_path_factory, values):
     check_against_a_dictionary(tmp_path_factory.mktemp('scan'), ['one', *values])

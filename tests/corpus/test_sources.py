@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -92,6 +92,7 @@ def test_line_ends_inside_a_caption_where_the_format_has_them(tmp_path):
         assert captions(open_source(WRITERS[name](tmp_path / name, texts))) == texts
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec='utf-8', exclude_characters='\n\0'), min_size=1), min_size=1, max_size=8))
 def test_lines_of_text_are_split_at_line_feeds_alone(tmp_path_factory, texts):
     texts = [text for text in texts if not text.endswith('\r')] or ['a']

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -20,6 +20,7 @@ def shares(world, rank, *, items=10, size=3, parts=4, steps=range(6), seed=0):
     return list(EXAMPLE.data.MicroBatches(items, size, parts, steps, rank, world, seed))
 
 
+@settings(deadline=None)
 @given(
     items=st.integers(1, 12), size=st.integers(1, 5), per_rank=st.integers(1, 3), world=st.sampled_from([1, 2, 3]),
     start=st.integers(0, 4), seed=st.integers(0, 3),

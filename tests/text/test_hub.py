@@ -77,7 +77,7 @@ except ImportError as error:
 """
     environment = {**os.environ, 'HF_HUB_OFFLINE': '0', 'HF_ENDPOINT': 'http://127.0.0.1:9'}
     done = subprocess.run(
-        [sys.executable, '-c', program], capture_output=True, text=True, timeout=120, check=False, env=environment
+        [sys.executable, '-c', program], capture_output=True, text=True, timeout=280, check=False, env=environment
     )
     assert "T5Adapter could not read 'nobody/nothing', neither from the cache nor from the Hugging Face hub" in done.stdout, (
         done.stderr

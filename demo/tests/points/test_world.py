@@ -45,6 +45,7 @@ def test_the_two_pens_of_a_held_out_combination_are_held_out_together():
     assert not set(map(combination, world.split(held_out=True))) & set(map(combination, world.split(held_out=False)))
 
 
+@settings(deadline=None)
 @given(any_scene)
 def test_captions_are_tidy_and_say_every_word(scene):
     for text in scene.captions():
