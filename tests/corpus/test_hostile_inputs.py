@@ -14,9 +14,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from classifier_free_guidance_pytorch.corpus import EmbeddingStore
 from classifier_free_guidance_pytorch.corpus.read.entries import Bad
 from classifier_free_guidance_pytorch.corpus.read.sources import open_source
-from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.errors import ConfigError, StoreError
 from tests.corpus.test_sources import WRITERS, as_tar, captions, write_csv, write_tar, write_txt
 
 TEXTS = ['a dog', 'a cat, asleep', 'an owl']
@@ -156,6 +157,31 @@ def test_the_checksum_of_a_compressed_archive_is_reached(tmp_path):
             captions(open_source(tmp_path / name))
 
 
+@pytest.mark.parametrize('compression', COMPRESS)
+@pytest.mark.parametrize('suffix', ['.txt', '.tar'])
+def test_all_streams_of_a_compressed_file_are_read_or_it_is_damaged(tmp_path, compression, suffix):
+    """`pbzip2` and others compress a file in parts. A part that does not begin as one is no end of the file."""
+    whole = WRITERS[f'a{suffix}'](tmp_path / f'a{suffix}', TEXTS).read_bytes()
+    parts = [COMPRESS[compression](part) for part in (whole[:9], whole[9 : len(whole) // 2], whole[len(whole) // 2 :])]
+    path = tmp_path / f'b{suffix}{compression}'
+    path.write_bytes(b''.join(parts))
+    assert captions(open_source(path)) == TEXTS
+    for damaged in (b'x' + parts[1][1:], b'garbage' + parts[1], parts[1][: len(parts[1]) // 2]):
+        path.write_bytes(parts[0] + damaged + parts[2])
+        with pytest.raises(ConfigError, match=r'b\.\w+\.\w+ is .*damaged'):
+            captions(open_source(path))
+    path.write_bytes(b''.join(parts) + b'garbage')
+    with pytest.raises(ConfigError, match=r'b\.\w+\.\w+ is .*damaged'):
+        captions(open_source(path))
+
+
+@pytest.mark.parametrize('compression', ['.gz', '.bz2', '.xz'])
+def test_streams_may_be_padded_with_zeros(tmp_path, compression):
+    pack = COMPRESS[compression]
+    (tmp_path / f'a.txt{compression}').write_bytes(pack(b'a dog\n') + bytes(8) + pack(b'a cat\n') + bytes(1 << 17))
+    assert captions(open_source(tmp_path / f'a.txt{compression}')) == ['a dog', 'a cat']
+
+
 def test_a_file_that_is_not_compressed_as_its_name_says(tmp_path):
     write_txt(tmp_path / 'a.txt.gz', TEXTS)
     with pytest.raises(ConfigError, match=r'a.txt.gz is damaged, or was unpacked: its name ends in .gz'):
@@ -280,6 +306,21 @@ def test_what_can_be_read_once_is_refused(tmp_path):
 def test_names_of_nothing(name):
     with pytest.raises(ConfigError, match='the input is a file, a folder or the name of a dataset, but got the name'):
         open_source(name)
+
+
+@pytest.mark.parametrize('name', ['a' * 5000, f'{"a" * 300}.txt', f'{"a/" * 3000}b.jsonl'])
+def test_names_that_no_disk_takes(tmp_path, name):
+    with pytest.raises(ConfigError, match=r'cannot be read \(File name too long\)'):
+        open_source(tmp_path / name)
+    with pytest.raises(StoreError, match=r'cannot be read \(File name too long\)'):
+        EmbeddingStore(tmp_path / name)
+
+
+def test_a_file_that_is_gone_is_named_where_its_content_is_hashed(tmp_path):
+    source = open_source(write_txt(tmp_path / 'a.txt', TEXTS))
+    (tmp_path / 'a.txt').unlink()
+    with pytest.raises(ConfigError, match=r'a.txt cannot be read any more \(No such file'):
+        source.fingerprint()
 
 
 # what is resumed

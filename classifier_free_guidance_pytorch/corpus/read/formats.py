@@ -53,10 +53,17 @@ class Format:
 
 
 def read_bytes(path: Path) -> Iterator[bytes]:
-    """Yield the bytes of a file as they are on the disk."""
-    with path.open('rb') as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
+    """Yield the bytes of a file as they are on the disk.
+
+    Raises:
+        ConfigError: They cannot be read.
+    """
+    try:
+        with path.open('rb') as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+    except OSError as error:
+        raise ConfigError(f'{path} cannot be read ({error.strerror})') from error
 
 
 def digest_of(paths: Iterable[Path], content: Callable[[Path], Iterable[bytes]] = read_bytes) -> str:

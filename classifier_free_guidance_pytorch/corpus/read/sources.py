@@ -15,6 +15,8 @@ from classifier_free_guidance_pytorch.corpus.read.formats import FORMATS, Format
 from classifier_free_guidance_pytorch.corpus.read.streams import COMPRESSED, suffixes
 from classifier_free_guidance_pytorch.errors import ConfigError
 
+_LOOKED_AT = 10_000  # files below a folder without captions, for a hint
+
 
 class Source(Protocol):
     """Captions in a fixed order."""
@@ -55,7 +57,10 @@ class FileSource:
 
     def fingerprint(self, digest: str | None = None) -> dict[str, Any]:
         """Return names, sizes and a digest of all that decides the captions, in all files."""
-        size = sum(path.stat().st_size for path in self.paths)
+        try:
+            size = sum(path.stat().st_size for path in self.paths)
+        except OSError as error:
+            raise ConfigError(f'{error.filename} cannot be read any more ({error.strerror})') from error
         described = {'kind': self.format.kind, 'column': self.column}
         digest = digest or digest_of(self.paths, lambda path: self.format.content(path, self.column))
         return {**described, 'files': len(self.paths), 'bytes': size, 'digest': digest}
@@ -105,12 +110,15 @@ def open_source(
     if not fspath(source).strip() or '\0' in fspath(source):
         raise ConfigError(f'the input is a file, a folder or the name of a dataset, but got the name {fspath(source)!r}')
     path = Path(source)
-    _check_regular(path)
-    if path.is_file() or (path.is_dir() and not _is_saved_dataset(path)):
-        if split is not None:
+    try:
+        _check_regular(path)
+        of_files = path.is_file() or (path.is_dir() and not _is_saved_dataset(path))
+        if of_files and split is not None:
             raise ConfigError(f'split={split!r} chooses from a dataset of Hugging Face, but {source} is not one')
-        found: Source = _files(path, column)
-    else:
+        found: Source | None = _files(path, column) if of_files else None
+    except OSError as error:  # a name that no disk takes, or a folder that is closed
+        raise ConfigError(f'{source} cannot be read ({error.strerror})') from error
+    if found is None:
         from classifier_free_guidance_pytorch.corpus.read.hub import open_dataset
 
         if not path.is_dir() and (suffixes(path)[0] in FORMATS or str(source).startswith(('.', '/', '~'))):
@@ -131,7 +139,7 @@ def _files(path: Path, column: str | None) -> FileSource:
     paths = [path] if path.is_file() else sorted(file for file in path.iterdir() if _is_known(file))
     known = f'{", ".join(FORMATS)} (or compressed: {", ".join(COMPRESSED)})'
     if not paths:
-        below = next((file.parent for file in path.rglob('*') if _is_known(file)), None)
+        below = next((file.parent for file in islice(path.rglob('*'), _LOOKED_AT) if _is_known(file)), None)
         hint = '' if below is None else f'; the folder {below} has one, so pass that'
         raise ConfigError(f'the folder {path} holds no captions: it has no file with one of the suffixes {known}{hint}')
     if suffixes(paths[0])[0] not in FORMATS:

@@ -12,7 +12,7 @@ import gzip
 import io
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -71,13 +71,40 @@ def _decompressed(path: Path, file: Any) -> io.BufferedReader:
     raw: Any = file
     if found == '.gz':
         raw = gzip.GzipFile(fileobj=file)
-    elif found == '.bz2':
-        raw = bz2.BZ2File(file)
-    elif found == '.xz':
-        raw = lzma.LZMAFile(file)  # noqa: SIM115 - closed with the file
+    elif found in ('.bz2', '.xz'):
+        raw = _Forward(_Streams(file, bz2.BZ2Decompressor if found == '.bz2' else lzma.LZMADecompressor))
     elif found == '.zst':
         raw = _Forward(import_pyarrow('files in .zst').CompressedInputStream(file, 'zstd'))
     return io.BufferedReader(raw, _BUFFER) if found else file
+
+
+class _Streams:
+    """The content of compressed streams, one after the other, to the end of a file, as `pbzip2` and `xz` write it in parts.
+
+    `BZ2File` and `LZMAFile` take a stream that does not begin as one, and all after it, for nothing.
+    """
+
+    def __init__(self, file: Any, start: Callable[[], Any]) -> None:
+        self.file = file
+        self.start = start
+        self.stream = start()
+
+    def read(self, size: int) -> bytes:
+        """Return some bytes, at most `size`; none at the end."""
+        content = b''
+        while not content:
+            more = b''
+            if self.stream.eof:
+                more = self.stream.unused_data.lstrip(b'\0')  # streams may be padded
+                while not more:
+                    if not (chunk := self.file.read(_BUFFER)):
+                        return b''
+                    more = chunk.lstrip(b'\0')
+                self.stream = self.start()
+            elif self.stream.needs_input and not (more := self.file.read(_BUFFER)):
+                raise EOFError('it ends before its end-of-stream marker')
+            content = self.stream.decompress(more, size)
+        return content
 
 
 class _Forward(io.RawIOBase):

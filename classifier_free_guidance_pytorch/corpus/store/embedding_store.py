@@ -327,8 +327,12 @@ def _kind(entry: Any) -> str:
 
 def _read_manifest(directory: Path) -> Manifest:
     """Read the manifest of a finished store."""
-    if not manifest_path(directory).exists():
-        if plan_path(directory).exists():
+    try:
+        is_finished, is_begun = manifest_path(directory).exists(), plan_path(directory).exists()
+    except OSError as error:  # a name that no disk takes, or a folder that is closed
+        raise StoreError(f'{directory} cannot be read ({error.strerror})') from error
+    if not is_finished:
+        if is_begun:
             raise StoreError(
                 f'{directory} is unfinished: run the command that started it again, and it continues where it stopped'
             )
