@@ -71,9 +71,9 @@ def check_device(name: str) -> torch.device:
 
     try:
         device = torch.device(name)
-        torch.ones(1, device=device).item()  # which the device meta cannot
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        torch.zeros(1, device=device).item()  # `meta` makes tensors, and holds no numbers
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:  # the latter where a package brings the device
+        reason = str(error).partition('\n')[0]
         raise ConfigError(
             f'device {name!r} cannot be used here ({reason}): pass cpu, or a device that torch can reach'
         ) from error

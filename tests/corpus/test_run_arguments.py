@@ -23,6 +23,8 @@ def captions(tmp_path):
         ({'shard_rows': -(10**30)}, 'shard_rows counts captions and is at least 1'),
         ({'device': 'cuda:99'}, "device='cuda:99' cannot be used on this machine"),
         ({'device': 'meta'}, "device='meta' cannot be used on this machine"),
+        ({'device': 'hpu'}, "device='hpu' cannot be used on this machine"),
+        ({'device': 'privateuseone'}, "device='privateuseone' cannot be used on this machine"),
         ({'out': ''}, "out is the folder of the store, but got the name ''"),
     ],
 )

@@ -278,7 +278,7 @@ def check_device(device: torch.device) -> None:
     """
     try:
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:  # the latter where a package brings the device
         cause = str(error).partition('\n')[0]
         raise ConfigError(
             f"device={str(device)!r} cannot be used on this machine ({cause}): pass another, such as 'cpu'"

@@ -152,10 +152,11 @@ def test_weights_of_another_configuration(other, tmp_path):
     assert 'weights do not fit, such as ' in refused(path)
 
 
-def test_a_device_that_is_not_there(tmp_path):
+@pytest.mark.parametrize('device', ['toaster', 'meta', 'hpu', 'privateuseone'])
+def test_a_device_that_is_not_there(tmp_path, device):
     save_model(tiny_model(), tiny_settings(), tmp_path / 'model.safetensors')
-    with pytest.raises(ConfigError, match=r"^device 'toaster' cannot be used here"):
-        load_model(tmp_path / 'model.safetensors', 'toaster')
+    with pytest.raises(ConfigError, match=rf"^device '{device}' cannot be used here"):
+        load_model(tmp_path / 'model.safetensors', device)
 
 
 def test_the_notes_are_json_in_the_header(tmp_path):
