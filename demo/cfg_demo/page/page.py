@@ -108,7 +108,9 @@ def build_page(files: Sequence[Path], device: str = 'cpu') -> gr.Blocks:
                 with gr.Row():
                     button, stop = gr.Button('Draw', variant='primary'), gr.Button('Stop')
                 examples = [list(example) for example in EXAMPLES if example[2] < len(models)]
-                gr.Examples(examples, [*asked[:2], asked[4]], label='Prompts to try')
+                tried = gr.Examples(examples, [*asked[:2], asked[4]], label='Prompts to try')
+                for cells in tried.dataset.samples:  # a 0 by itself would be no value to Gradio, and its cell empty
+                    cells[-1] = [cells[-1]]
             with gr.Column(scale=3, min_width=320):
                 picture = gr.Image(
                     elem_id='pictures', format='png', interactive=False, show_label=False, buttons=['download', 'fullscreen']
@@ -122,7 +124,8 @@ def build_page(files: Sequence[Path], device: str = 'cpu') -> gr.Blocks:
         starts = [button.click, asked[0].submit]
         drawn = gr.on(starts, draw_asked, asked, results, api_name='draw', preprocess=False, show_progress_on=picture)
         stop.click(lambda: STOPPED, None, note, cancels=[drawn], queue=False, api_visibility='private')
-    return page.queue(max_size=MOST_WAITING, default_concurrency_limit=1)
+    # closed, or a direct request would draw beside the queue, and start what nothing goes on with
+    return page.queue(max_size=MOST_WAITING, default_concurrency_limit=1, api_open=False)
 
 
 def serve(page: gr.Blocks, host: str = '127.0.0.1', port: int | None = None, *, share: bool = False, block: bool = True) -> str:

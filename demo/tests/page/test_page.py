@@ -110,6 +110,12 @@ def test_every_rule_and_every_model_can_be_chosen(files):
     assert two['Model']['interactive']
 
 
+def test_an_example_names_its_model(files):
+    """Gradio shows the names of the values in a list, and of a value by itself where it is not 0."""
+    (table,) = [one for one in build_page(files).get_config_file()['components'] if one['type'] == 'dataset']
+    assert [cells[-1] for cells in table['props']['samples']] == [[number] for *_, number in EXAMPLES]
+
+
 def test_one_model_is_shown_and_fixed(files):
     model = fields(build_page(files[1:]), 'dropdown')['Model']
     assert (model['choices'], model['interactive']) == ([('film/model.safetensors (film)', 0)], False)

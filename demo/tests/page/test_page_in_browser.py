@@ -78,5 +78,7 @@ def test_an_empty_prompt_is_refused_in_words(opened):
 
 
 def test_an_example_fills_the_fields(opened):
+    row = opened.locator('tr', has_text='three yellow stars on a navy background')
+    assert 'attention/model.safetensors (attention)' in row.inner_text()
     opened.get_by_text('three yellow stars on a navy background').click()
     opened.wait_for_function('document.querySelector("#prompt textarea").value.startsWith("three")')

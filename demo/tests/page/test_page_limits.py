@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 
 import httpx
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
+from cfg_demo.page import page as page_module
 from cfg_demo.page.gate import LARGEST_REQUEST, Gate, can_listen
-from cfg_demo.page.page import LARGEST_SEED, build_page, read_request, serve
+from cfg_demo.page.page import LARGEST_SEED, MOST_WAITING, build_page, read_request, serve
 from classifier_free_guidance_pytorch.errors import ConfigError
 from demo.tests.image.tiny_checkpoint import save_tiny
 from demo.tests.page.test_page import ASKED
@@ -87,6 +90,40 @@ def test_a_megabyte_is_refused_before_it_is_read(address):
     answer = httpx.post(join, json={'data': [LONG], 'fn_index': 0, 'session_hash': 'a'})
     assert (answer.status_code, answer.text) == (413, f'a request has at most {LARGEST_REQUEST:,} bytes, and says how many')
     assert httpx.post(join, content=iter([b'a'])).status_code == 413
+
+
+@pytest.mark.parametrize('route', ['api/draw', 'api/draw/', 'run/draw'])
+def test_nobody_draws_beside_the_queue(address, route):
+    answer = httpx.post(f'{address}gradio_api/{route}', json={'data': [*ASKED.values()]})
+    assert answer.status_code == 404
+    assert 'join the queue' in answer.text
+
+
+def test_the_queue_has_an_end(address, monkeypatch):
+    """What does not fit is refused at once, and the page itself still answers."""
+    free = threading.Event()
+
+    def waits(*given, **options):
+        free.wait(60)
+        raise ConfigError('enough')
+        yield
+
+    monkeypatch.setattr(page_module, 'draw_steps', waits)
+    number = next(i for i, one in enumerate(httpx.get(f'{address}config').json()['dependencies']) if one['api_name'] == 'draw')
+    try:
+        answers = [
+            httpx.post(
+                f'{address}gradio_api/queue/join', json={'data': [*ASKED.values()], 'fn_index': number, 'session_hash': f'a{i}'}
+            )
+            for i in range(MOST_WAITING + 5)
+        ]
+        assert httpx.get(address).status_code == 200
+    finally:
+        free.set()
+        while httpx.get(f'{address}gradio_api/queue/status', timeout=60).json()['queue_size']:
+            time.sleep(0.1)
+    assert [answer.status_code for answer in answers[-3:]] == [503] * 3
+    assert 'Queue is full' in answers[-1].text
 
 
 def test_files_are_not_taken(address):
