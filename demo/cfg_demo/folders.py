@@ -72,7 +72,7 @@ def check_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()  # `meta` makes tensors, and holds no numbers
-    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:  # the latter where a package brings the device
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:  # or a package that brings it
         reason = str(error).partition('\n')[0]
         raise ConfigError(
             f'device {name!r} cannot be used here ({reason}): pass cpu, or a device that torch can reach'

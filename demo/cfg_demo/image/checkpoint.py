@@ -37,14 +37,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ConfigError: no such file, or one that `write` did not write.
     """
-<<<<<<< HEAD
     if not os.path.isfile(path):  # `Path.is_file` raises for a name that no disk takes
-        raise ConfigError(f'there is no checkpoint {str(path)!r}: pass the {path.name} that a training run has written')
-=======
-    if not path.is_file():
         wanted = path.name if path.suffix == '.safetensors' else MODEL_FILE
         raise ConfigError(f'there is no checkpoint {str(path)!r}: pass the {wanted} that a training run has written')
->>>>>>> be45119 (Seeds, scales and counts out of range, folders for files and devices that compute nothing are refused before a demo works; its warnings are one line)
     try:
         with safe_open(path, framework='pt') as file:
             notes = dict(json.loads((file.metadata() or {})['notes']))

@@ -29,7 +29,7 @@ def load_teacher(teacher: Any, file: Path, settings: Settings) -> None:
         ConfigError: The file holds no weights, or those of a model of other settings.
     """
     try:
-        teacher.load_state_dict(torch.load(file, map_location=settings.device))
+        teacher.load_state_dict(torch.load(file, map_location=settings.device, weights_only=True))
     except Exception as error:  # a file of other bytes raises whatever its bytes lead to
         raise ConfigError(
             f'{str(file)!r} cannot be read as a teacher of these settings ({type(error).__name__}): pass the teacher.pt of a run '
@@ -60,12 +60,7 @@ def run_distil(
         teacher = train(teacher, settings)
         torch.save(teacher.state_dict(), unused(picture.parent / keep))
     else:
-<<<<<<< HEAD
-        teacher.load_state_dict(torch.load(teacher_file, map_location=settings.device, weights_only=True))
-        teacher.eval()
-=======
         load_teacher(teacher, teacher_file, settings)
->>>>>>> be45119 (Seeds, scales and counts out of range, folders for files and devices that compute nothing are refused before a demo works; its warnings are one line)
     clock.lap('teacher')
     student = taught(teacher, settings, lessons)
     clock.lap('student')
