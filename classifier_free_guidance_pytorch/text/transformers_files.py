@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -99,10 +102,26 @@ def read_weights(adapter: str, name: str, model_type: str, dtype: torch.dtype, s
     dtype_keyword = 'dtype' if version >= (4, 56) else 'torch_dtype'
     options = {dtype_keyword: dtype, 'output_loading_info': True, 'trust_remote_code': False, 'subfolder': subfolder}
     class_name = f'{_TOWERS.get(model_type.removesuffix(_SAVED_ALONE), "Auto")}Model'
-    cls = getattr(transformers, class_name)
-    network, report = read_model_files(adapter, name, lambda local: cls.from_pretrained(name, local_files_only=local, **options))
+    read = getattr(transformers, class_name).from_pretrained
+    with _bars_on_terminals_only():
+        network, report = read_model_files(adapter, name, lambda local: read(name, local_files_only=local, **options))
     # A pooler is a head that this library does not read, and many checkpoints come without one.
     missing = sorted(key for key in report['missing_keys'] if 'pooler' not in key and 'position_ids' not in key)
     if missing:
         raise ConfigError(f'{name!r} is not a checkpoint of {class_name}: it lacks {len(missing)} weights, such as {missing[:3]}')
     return network
+
+
+@contextmanager
+def _bars_on_terminals_only() -> Iterator[None]:
+    """Keep the progress bars of transformers out of logs, in which every step of a bar is a line."""
+    from transformers.utils import logging
+
+    silenced = not sys.stderr.isatty() and logging.is_progress_bar_enabled()
+    if silenced:
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if silenced:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

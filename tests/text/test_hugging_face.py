@@ -305,3 +305,14 @@ def test_code_of_a_repository_is_never_run(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match='cannot be read without code from its own repository, and this library never runs'):
         HFTextAdapter(tmp_path).encode(['a red ball'])
     assert not ran.exists()
+
+
+def test_a_log_gets_no_progress_bars_and_a_users_choice_stays(hub, capfd):
+    from transformers.utils import logging
+
+    for chosen in (logging.disable_progress_bar, logging.enable_progress_bar):
+        chosen()
+        before = logging.is_progress_bar_enabled()
+        build_encoder('t5', hub.t5())
+        assert logging.is_progress_bar_enabled() is before
+    assert 'Loading' not in capfd.readouterr().err
