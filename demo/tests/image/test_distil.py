@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -121,3 +122,18 @@ def test_the_command_leaves_a_student_that_guides_in_one_pass(teacher, tmp_path,
 def test_refusals(options, sentence, teacher, tmp_path, capsys):
     assert cli.main(['distil', *SHORT, '--teacher', teacher, '--out', str(tmp_path), *options]) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_the_figures_of_the_page_are_those_of_the_run():
+    docs = Path(__file__).parents[3] / 'docs'
+    page = (docs / 'one_pass.md').read_text(encoding='utf-8')
+    run = json.loads((docs / 'pictures' / 'one_pass_shapes.json').read_text(encoding='utf-8'))
+    for name in ('two passes', 'one pass'):
+        shares = ' | '.join(f'{100 * row[name]["share"]:.0f}' for row in run['rows'])
+        assert f'| {name} | {shares} |' in page
+    changes = [row['change'] for row in run['rows']]
+    cells = ' | '.join(f'{100 * one["mean"]:+.1f} ± {100 * (one["high"] - one["mean"]):.1f}' for one in changes)
+    assert f'| change | {cells} |' in page
+    errors = list(run['term_error'].values())
+    assert f'fell from {errors[0]:.2f} to {errors[-1]:.2f}' in page.replace('\n', ' ')
+    assert f'--student-steps {run["settings"]["steps"]} --prompts {run["prompts"]}' in page
