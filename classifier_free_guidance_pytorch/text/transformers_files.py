@@ -119,9 +119,9 @@ def _bars_on_terminals_only() -> Iterator[None]:
 
     silenced = not sys.stderr.isatty() and logging.is_progress_bar_enabled()
     if silenced:
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()
     try:
         yield
     finally:
         if silenced:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()
