@@ -37,7 +37,7 @@ class Own(nn.Module):
 
 @modes
 @pytest.mark.parametrize('kind', ['film', 'null', 'own'])
-@pytest.mark.parametrize(('name', 'value'), EACH, ids=lambda part: str(part)[:30])
+@pytest.mark.parametrize(('name', 'value'), EACH, ids=lambda part: str(part).partition(' at 0x')[0][:30])
 def test_nonsense_is_refused_by_name(kind, name, value, training):
     model = Own().train(training) if kind == 'own' else build(kind, training=training)
     texts = {} if name in ('text_embeds', 'text_condition') else {'texts': TEXTS}
@@ -49,7 +49,7 @@ def test_nonsense_is_refused_by_name(kind, name, value, training):
 @pytest.mark.parametrize(
     'given',
     [*({name: value} for name, value in EACH), {'texts': 5}, {'texts': ['a', 3]}, {'texts': []}, {'negative_texts': [1]}],
-    ids=lambda given: str(given)[:40],
+    ids=lambda given: str(given).partition(' at 0x')[0][:40],
 )  # fmt: skip
 def test_a_bound_model_refuses_it_when_it_is_bound(given):
     model = build()
