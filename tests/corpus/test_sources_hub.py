@@ -73,6 +73,7 @@ CSV = b'caption,id\na dog,1\n'
         ('train.txt', b'a dog\na \xff\n'),
         ('train.parquet', b'PAR1' + b'x' * 40),
     ],
+    ids=['broken line', 'empty', 'cut short', 'more columns', 'other encoding', 'text of another encoding', 'no pages'],
 )
 def test_a_dataset_of_the_hub_that_is_damaged(tmp_path, monkeypatch, file, content):
     """Readers of each format raise errors of their own, some at once and some on the way."""
