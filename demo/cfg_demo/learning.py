@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from classifier_free_guidance_pytorch.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 MOST_SEEDS = 10  # for which `points.repeat` knows intervals
 TRAINED = ('all', 'conditioner', 'scale')
@@ -25,6 +26,8 @@ def drawn_scales(count: int, top: float, generator: torch.Generator | None) -> T
 
     What the student adds to the conditional prediction grows with `s - 1`, so an error counts most near 1.
     """
+    import torch  # here, so that --help does without it
+
     return top ** torch.rand(count, generator=generator)
 
 
