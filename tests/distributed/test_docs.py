@@ -9,6 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from tests.distributed.conftest import free_ports
+from tests.releases import OLDER_TORCH
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / 'docs' / 'training.md').read_text(encoding='utf-8')
@@ -29,6 +30,8 @@ def test_every_block_runs_in_order(one_rank):
     blocks = re.findall(r'^```python\n(.*?)^```$', PAGE, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 8
     names: dict[str, object] = {'__name__': 'training_page'}
+    if OLDER_TORCH:  # the page says that it fails there
+        blocks = [block for block in blocks if 'fully_shard(layer)' not in block]
     for block in blocks:
         exec(compile(block, 'docs/training.md', 'exec'), names)
     assert not dist.is_initialized()

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from tests.conditioners.making import make_raw, noise, two_encoders
 from tests.decorator.models import build
 from tests.distributed.conftest import in_two_processes
+from tests.releases import OLDER_TORCH
 
 KINDS = ('film', 'attention', 'concat')
 TEXTS = ['a small red circle', 'a dog', 'the large blue square above a triangle', 'two words']
@@ -52,7 +53,9 @@ def fsdp_layers(model):
     return fsdp(model)
 
 
-WRAPPERS = {'ddp': ddp, 'fsdp': fsdp, 'fsdp_layers': fsdp_layers}
+WRAPPERS = {'ddp': ddp, 'fsdp': fsdp}
+if not OLDER_TORCH:  # torch 2.9 does not gather the weights of such a layer for the backward pass
+    WRAPPERS['fsdp_layers'] = fsdp_layers
 
 
 def loss_of(model, rows, dropout, stored):
@@ -184,7 +187,7 @@ def test_two_processes(tmp_path):
 
 def check_gradients(found):
     """With and without texts, and with the same samples dropped: a tensor says which."""
-    assert len(found[0]['steps']) == len(KINDS) * (3 * len(DROPOUTS) + len(DROPOUTS))
+    assert len(found[0]['steps']) == len(KINDS) * (len(WRAPPERS) + 1) * len(DROPOUTS)
     for setting in found[0]['steps']:
         kind, _, dropout, stored = setting
         for rank in range(2):
