@@ -27,19 +27,21 @@ Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 def elementwise(scales: Tensor) -> dict[str, tuple[Rule, int]]:
     """Rules that compute every element from those in its place, and how many predictions each reads."""
+    both, in_x0 = guidance.CFG() + guidance.Weak(2.0), guidance.CFG().in_x0('v')  # torch 2.9 does not trace how they are built
     return {
         PLAIN: (lambda c, u, k, x: torch.lerp(u, c, SCALE), 2),
         'CFG': (lambda c, u, k, x: guidance.CFG()(c, u, SCALE), 2),
         'CFG, scale per sample': (lambda c, u, k, x: guidance.CFG()(c, u, scales), 2),
         'Compose': (lambda c, u, k, x: guidance.Compose((SCALE, -2.0))(c, u, 1.0, conds=(k,)), 3),
         'Chain': (lambda c, u, k, x: guidance.Chain((1.5, SCALE))(c, u, SCALE, conds=(k,)), 3),
-        'CFG + Weak': (lambda c, u, k, x: (guidance.CFG() + guidance.Weak(2.0))(c, u, SCALE, weak=k), 3),
-        'CFG in x0': (lambda c, u, k, x: guidance.CFG().in_x0('v')(c, u, SCALE, x=x, sigma=0.5), 3),
+        'CFG + Weak': (lambda c, u, k, x: both(c, u, SCALE, weak=k), 3),
+        'CFG in x0': (lambda c, u, k, x: in_x0(c, u, SCALE, x=x, sigma=0.5), 3),
     }
 
 
 def reducing() -> dict[str, tuple[Rule, int]]:
     """Rules that take sums over a sample first: they read it more than once, unless it stays in the cache."""
+    rescaled, renormed = guidance.CFG().then(guidance.rescale_to_cond()), guidance.CFG().then(guidance.renorm_to_cond())
     return {
         'APG': (lambda c, u, k, x: guidance.APG(norm=15.0)(c, u, SCALE), 2),
         'CFG-Zero*': (lambda c, u, k, x: guidance.CFGZeroStar()(c, u, SCALE), 2),
@@ -47,8 +49,8 @@ def reducing() -> dict[str, tuple[Rule, int]]:
         'RAAG': (lambda c, u, k, x: guidance.RAAG()(c, u, SCALE), 2),
         'FDG': (lambda c, u, k, x: guidance.FDG((SCALE, 5.0))(c, u, SCALE), 2),
         'Perp-Neg': (lambda c, u, k, x: guidance.PerpNeg()(c, u, SCALE, negatives=(k,)), 3),
-        'CFG, then rescale': (lambda c, u, k, x: guidance.CFG().then(guidance.rescale_to_cond())(c, u, SCALE), 2),
-        'CFG, then renorm': (lambda c, u, k, x: guidance.CFG().then(guidance.renorm_to_cond())(c, u, SCALE), 2),
+        'CFG, then rescale': (lambda c, u, k, x: rescaled(c, u, SCALE), 2),
+        'CFG, then renorm': (lambda c, u, k, x: renormed(c, u, SCALE), 2),
         'Logits': (lambda c, u, k, x: guidance.Logits()(c, u, SCALE), 2),
     }
 

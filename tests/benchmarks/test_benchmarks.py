@@ -17,6 +17,7 @@ from benchmarks.report import PAGE, filled, report
 from benchmarks.results import Bar, Result, assert_equal, counted, environment, timed
 from benchmarks.settings import Settings
 from benchmarks.timing import Pace, Spread, in_turn
+from tests.releases import OLDER_OPEN_CLIP
 
 TINY = Settings(Pace(rounds=1, sample_seconds=1e-5, warm_up=1), tiny=True, quiet=True)
 ELSEWHERE = ('imports', 'sampling', 'compile_large')  # these start processes, or are rehearsed by `scripts/gpu --dry-run`
@@ -66,6 +67,7 @@ def test_the_unet_has_fifteen_million_parameters():
     assert sum(weight.numel() for weight in BODIES['U-Net']().parameters()) == pytest.approx(15e6, rel=0.1)
 
 
+@pytest.mark.skipif(OLDER_OPEN_CLIP, reason='open_clip_torch 2 reads no model from a folder')
 def test_every_way_to_sample_draws_the_same(tmp_path):
     from benchmarks.sampling_worker import WAYS, add_plain_twin, build, obey
 
