@@ -19,7 +19,7 @@ from classifier_free_guidance_pytorch.corpus.cluster.disk import check_renames
 from classifier_free_guidance_pytorch.corpus.cluster.ranks import Rank, lock_folder
 from classifier_free_guidance_pytorch.corpus.store.layout import encodings_name
 from classifier_free_guidance_pytorch.corpus.store.manifest import Manifest, Plan
-from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
+from classifier_free_guidance_pytorch.errors import ConfigError, StoreError, UsageError
 from tests.tiny_models import TinyEncoder
 
 TEXTS = ['a dog', 'a red ball', 'two blue squares', 'a tiny circle', 'one']
@@ -176,14 +176,15 @@ class Dying(TinyEncoder):
         return super().encode(texts)
 
 
-class Dies:
-    """Of `ray` as much as a run sees of it, where Ray itself gives up an actor."""
+class Works:
+    """Of `ray` as much as a run sees of it, with one actor, in this process."""
 
-    def __init__(self, error):
-        self.error = error
-        self.exceptions = __import__('ray').exceptions
-        self.data = self
-        self.DataContext = self
+    def __init__(self):
+        self.exceptions = pytest.importorskip('ray').exceptions
+        self.data = self.DataContext = self
+
+    def is_initialized(self):
+        return True
 
     def get_current(self):
         return self
@@ -192,13 +193,62 @@ class Dies:
         return {'CPU': 1}
 
     def from_items(self, items, override_num_blocks):
+        self.items = items
         return self
 
     def ActorPoolStrategy(self, size):  # noqa: N802
         return size
 
-    def map_batches(self, writer, **options):
+    def map_batches(self, writer, fn_constructor_kwargs, **options):
+        self.writer = writer(**fn_constructor_kwargs)
         return self
+
+    def iter_rows(self):
+        for item in self.items:
+            columns = self.writer({name: [value] for name, value in item.items()})
+            yield {name: value for name, (value,) in columns.items()}
+
+
+class Failing(TinyEncoder):
+    """Raises an error of the library at the second call: the first is the trial before a run."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error, self.calls = error, 0
+
+    def encode(self, texts):
+        self.calls += 1
+        if self.calls > 1:
+            raise self.error
+        return super().encode(texts)
+
+
+@pytest.mark.parametrize('error', [UsageError('a feature: is not finite'), ConfigError('no such thing'), StoreError('damaged')])
+def test_an_error_in_an_actor_is_that_of_the_run(captions, tmp_path, monkeypatch, error):
+    ray = Works()
+    monkeypatch.setattr(ray_engine, '_import_ray', lambda: ray)
+    with pytest.raises(type(error)) as caught:
+        embed_corpus(
+            captions, tmp_path / 'store', TextEmbedder(Failing(error), dtype='fp32'), shard_rows=2, quiet=True, engine='ray'
+        )
+    assert type(caught.value) is type(error)
+    assert str(caught.value) == str(error)
+
+
+def test_what_actors_write_is_what_one_process_writes(captions, tmp_path, monkeypatch):
+    ray = Works()
+    monkeypatch.setattr(ray_engine, '_import_ray', lambda: ray)
+    embed(captions, tmp_path / 'ray', engine='ray')
+    embed(captions, tmp_path / 'one')
+    assert files_of(tmp_path / 'ray') == files_of(tmp_path / 'one')
+
+
+class Dies(Works):
+    """Where Ray itself gives up an actor."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
 
     def iter_rows(self):
         raise self.error
@@ -210,7 +260,6 @@ def test_an_actor_that_ray_gives_up_ends_the_run_in_words(captions, tmp_path, mo
     for error in (exceptions.ActorDiedError(), exceptions.OutOfMemoryError('too much'), exceptions.WorkerCrashedError()):
         ray = Dies(error)
         monkeypatch.setattr(ray_engine, '_import_ray', lambda ray=ray: ray)
-        ray.is_initialized = lambda: True
         sentence = rf'a worker of Ray died \({type(error).__name__}: .*pass fewer workers .* the same command goes on from there'
         with pytest.raises(UsageError, match=sentence):
             embed(captions, tmp_path / 'store', engine='ray')

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import replace
 from typing import Any
 
+from classifier_free_guidance_pytorch import errors
 from classifier_free_guidance_pytorch.corpus.encode.job import Job
 from classifier_free_guidance_pytorch.corpus.encode.progress import SharedBar, progress_bar
 from classifier_free_guidance_pytorch.corpus.scan.first_pass import scratch_path
@@ -23,20 +24,30 @@ _STARTS = 4  # of a shard, by actors that died at it; Ray Data itself would star
 
 
 class ShardWriter:
-    """An actor: encodes the shards that a batch names, and returns how many captions each has."""
+    """An actor: encodes the shards that a batch names, and returns how many captions each has, or why it could not.
+
+    Our own errors are returned and not raised: on its way out of an actor Ray wraps an error, and in some versions loses it.
+    """
 
     def __init__(self, job: Job) -> None:
         self.job = job
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Encode the shards of `{'shard': numbers}`; return the same with the number of captions of each."""
+        """Encode the shards of `{'shard': numbers}`; return the same with the number of captions of each, and an error or ''."""
         shards = [int(shard) for shard in batch['shard']]
+        error = ''
+        try:
+            self._encode(shards)
+        except CFGError as raised:
+            error = f'{type(raised).__name__}: {raised}'
+        return {**batch, 'captions': [self.job.plan.rows_of(shard) for shard in shards], 'error': [error] * len(shards)}
+
+    def _encode(self, shards: list[int]) -> None:
         for shard in shards:
             self._start(shard)
         items = [item for item in self.job.items(shards) if not self.job.is_done(item)]
         with progress_bar('encoding', None, quiet=True) as bar:
             self.job.encode_items(items, SharedBar(bar, 1))
-        return {**batch, 'captions': [self.job.plan.rows_of(shard) for shard in shards]}
 
     def _start(self, shard: int) -> None:
         """Count in the folder how often a shard was begun, since an actor that dies forgets it.
@@ -107,20 +118,29 @@ def _encode(ray: Any, job: Job, todo: list[int], workers: int | None, quiet: boo
     try:
         with progress_bar(f'encoding on {workers} workers', job.plan.unique, quiet, job.plan.unique - left) as bar:
             for row in written.iter_rows():
+                if row['error']:
+                    raise _raised(row['error'])
                 bar.update(row['captions'])
     except ray.exceptions.RayError as error:
         raise _cause(error) from error
 
 
+def _raised(described: str) -> CFGError:
+    """Return the error that an actor described, of the class that it was of."""
+    name, _, message = described.partition(': ')
+    made: CFGError = getattr(errors, name, UsageError)(message)
+    return made
+
+
 def _cause(error: BaseException) -> BaseException:
-    """Return our own error if an actor raised one, without what Ray wrapped it in, or if actors died."""
+    """Return our own error if actors died; else the error, which no code of ours raised."""
     inner: BaseException | None = error
-    while inner is not None and not isinstance(inner, CFGError):
+    while inner is not None:
         if {cls.__name__ for cls in type(inner).__mro__} & _DIED:
             first = next((line.strip() for line in str(inner).splitlines() if line.strip()), '')
             return UsageError(f'a worker of Ray died ({type(inner).__name__}: {first[:200]}). {_AFTER_DEATH}')
         inner = getattr(inner, 'cause', None) or inner.__cause__
-    return inner or error
+    return error
 
 
 def _import_ray() -> Any:
