@@ -6,10 +6,8 @@ any work is done, in eval mode and in training; what has no effect is refused li
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from numbers import Real
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -20,6 +18,19 @@ from classifier_free_guidance_pytorch.conditioners import Batch, PreparedConditi
 from classifier_free_guidance_pytorch.conditioners.base import TextEmbeds
 from classifier_free_guidance_pytorch.conditioners.checks import check_embeds, check_repeat, check_samples, check_texts
 from classifier_free_guidance_pytorch.conditioners.dropout import DropProb, check_drop_prob
+from classifier_free_guidance_pytorch.decorator.keyword_checks import (
+    check_batched,
+    check_guide,
+    check_routed,
+    check_rule,
+    check_share,
+    check_state,
+    check_step,
+    check_switch,
+    check_weak,
+    is_finite,
+    is_number,
+)
 from classifier_free_guidance_pytorch.decorator.outputs import Guide
 from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, KeyNames
 from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
@@ -30,8 +41,6 @@ from classifier_free_guidance_pytorch.rows import is_readable
 Scale: TypeAlias = float | Tensor
 Weak: TypeAlias = Perturbation | nn.Module | Mapping[str, Any]
 T = TypeVar('T')
-
-_STEP = ('x', 'sigma', 'alpha', 'progress', 'next_sigma', 'next_alpha')
 
 
 def keyword(default: T, what: str) -> T:
@@ -216,7 +225,7 @@ def describe(names: KeyNames) -> dict[str, tuple[Any, Any, str]]:
     return {chosen.get(one.name, one.name): (one.default, one.type, one.metadata['help']) for one in every}
 
 
-# one check for each keyword, for values other than its default
+# checks for values other than the default; those of the scale and of what was prepared are made at every step
 
 
 def _condition(condition: object, name: str) -> None:
@@ -239,125 +248,10 @@ def _scale(scale: object, signature: ForwardSignature) -> None:
         raise ConfigError(
             f'cond_scale is the scale of this step: call the schedule for it, as in schedule(sigma=sigma), got {scale!r}'
         )
-    if not _is_number(scale):
+    if not is_number(scale):
         raise ConfigError(f'cond_scale is a number, or a tensor with one value per sample, but got {shown(scale)}')
-    if not _is_finite(scale):
+    if not is_finite(scale):
         raise ConfigError(f'cond_scale must be finite, but got {shown(scale)}: 1 is off, 0 unconditional, and 5 a common choice')
-
-
-def _rule(rule: object, signature: ForwardSignature) -> None:
-    if not isinstance(rule, (rules.Rule, rules.Preset)):
-        hint = ' (an instance: write it with parentheses)' if isinstance(rule, type) else ''
-        raise ConfigError(f'guidance is a rule of the guidance module, such as guidance.APG(), but got {shown(rule)}{hint}')
-
-
-def _state(state: object, signature: ForwardSignature) -> None:
-    if not isinstance(state, rules.State):
-        raise ConfigError(f'guidance_state is what rule.init_state() returned, but got {shown(state)}')
-
-
-def _step(given: object, signature: ForwardSignature) -> None:
-    if not isinstance(given, Mapping):
-        raise ConfigError(f'guidance_kwargs is a mapping with some of {", ".join(_STEP)}, but got {shown(given)}')
-    for name, value in given.items():
-        if name not in _STEP:
-            hint = '; the guidance scale is cond_scale=' if name in ('scale', 'cond_scale') else ''
-            raise ConfigError(f'guidance_kwargs has {name!r}, but knows {", ".join(_STEP)}{hint}')
-        if name == 'x' and not isinstance(value, Tensor):
-            raise ConfigError(f"guidance_kwargs['x'] is the noisy sample, a tensor, but got {shown(value)}")
-        if name != 'x' and value is not None and not isinstance(value, Tensor) and not _is_number(value):
-            raise ConfigError(f'guidance_kwargs[{name!r}] is a number or a tensor, but got {shown(value)}')
-
-
-def _share(name: str) -> Callable[[object, ForwardSignature], None]:
-    def check(value: object, signature: ForwardSignature) -> None:
-        if not _is_number(value) or not _is_finite(value) or not 0.0 <= value <= 1.0:  # type: ignore[operator]
-            raise ConfigError(f'{name} is a share in [0, 1], but got {shown(value)}')
-
-    return check
-
-
-def _switch(name: str) -> Callable[[object, ForwardSignature], None]:
-    def check(value: object, signature: ForwardSignature) -> None:
-        if not isinstance(value, bool):
-            raise ConfigError(f'{name} is True or False, but got {shown(value)}')
-
-    return check
-
-
-def _routed(given: object, signature: ForwardSignature) -> None:
-    if not isinstance(given, Mapping):
-        raise ConfigError(
-            f'cfg_routed_kwargs is a mapping from arguments of {signature.name} to a pair (for the conditional pass, for the '
-            f'null pass), but got {shown(given)}'
-        )
-    signature.refuse_unknown(given, (), 'cfg_routed_kwargs: ')
-    for name, values in given.items():
-        if isinstance(values, Mapping):
-            if unknown := [branch for branch in values if branch not in rules.BRANCHES]:
-                known = ', '.join(map(repr, rules.BRANCHES))
-                raise ConfigError(f'cfg_routed_kwargs[{name!r}] has {unknown[0]!r}, which is no branch: the branches are {known}')
-            if 'cond' not in values:
-                raise ConfigError(f"cfg_routed_kwargs[{name!r}] has no value for 'cond', which the other branches fall back to")
-        elif not (isinstance(values, (tuple, list)) and len(values) == 2):
-            raise ConfigError(
-                f'cfg_routed_kwargs[{name!r}] is a pair (for the conditional pass, for the null pass) or a mapping by branch, '
-                f'but got {shown(values)}'
-            )
-
-
-def _batched(given: object, signature: ForwardSignature) -> None:
-    if isinstance(given, bool):
-        return
-    if not isinstance(given, (list, tuple, set, frozenset)):
-        raise ConfigError(f'cfg_batched is True, False, or a list of names of arguments that stay shared, but got {shown(given)}')
-    if unknown := [name for name in given if not signature.knows(name)]:
-        raise ConfigError(
-            f'cfg_batched names {unknown[0]!r}, which is no argument of {signature.name}: it takes '
-            f'{", ".join(signature.arguments)}'
-        )
-
-
-def _weak(weak: object, signature: ForwardSignature) -> None:
-    if isinstance(weak, (Perturbation, nn.Module)):
-        return
-    if not isinstance(weak, Mapping):
-        hint = f': a name goes into skip_layers({weak!r}) or perturbed_attention({weak!r})' if isinstance(weak, str) else ''
-        raise ConfigError(
-            'weak is a mapping of keywords for the forward, a second model, or perturbed_attention(...) and skip_layers(...) '
-            f'from the module perturb, but got {shown(weak)}{hint}'
-        )
-    unknown = [name for name in weak if not signature.knows(name)]
-    if unknown and all(isinstance(value, (Perturbation, nn.Module, Mapping)) for value in weak.values()):
-        for value in weak.values():  # one weak pass for each name; whether the rule has these names is seen later
-            _weak(value, signature)
-    elif unknown:
-        raise ConfigError(
-            f'weak has {unknown[0]!r}, which is no argument of {signature.name}: it takes {", ".join(signature.arguments)}'
-        )
-    if not weak:
-        raise ConfigError('weak is an empty mapping, so that the weak pass would equal the conditional one')
-
-
-def _guide(guide: object, signature: ForwardSignature) -> None:
-    if isinstance(guide, (list, tuple)):
-        if not guide:
-            raise ConfigError(f'guide names an entry of the output, but got {shown(guide)}')
-        for part in guide:
-            _guide(part, signature)
-    elif isinstance(guide, bool) or not isinstance(guide, (int, str)) or (isinstance(guide, int) and abs(guide) > 10**9):
-        raise ConfigError(f'guide is a name, an index, a path into the output, or several of them, but got {shown(guide)}')
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _is_finite(value: Any) -> bool:
-    try:
-        return torch.compiler.is_compiling() or math.isfinite(value)  # a traced float has no value yet
-    except OverflowError:  # an integer beyond every float
-        return False
 
 
 _TEXT_CHECKS: dict[str, Callable[[Any, str], None]] = {
@@ -371,15 +265,15 @@ _TEXT_CHECKS: dict[str, Callable[[Any, str], None]] = {
 
 _CHECKS: dict[str, Callable[[object, ForwardSignature], None]] = {
     'cond_scale': _scale,
-    'guidance': _rule,
-    'guidance_state': _state,
-    'guidance_kwargs': _step,
-    'rescale_phi': _share('rescale_phi'),
-    'remove_parallel_component': _switch('remove_parallel_component'),
-    'keep_parallel_frac': _share('keep_parallel_frac'),
-    'return_unconditioned': _switch('return_unconditioned'),
-    'cfg_routed_kwargs': _routed,
-    'cfg_batched': _batched,
-    'weak': _weak,
-    'guide': _guide,
+    'guidance': check_rule,
+    'guidance_state': check_state,
+    'guidance_kwargs': check_step,
+    'rescale_phi': check_share('rescale_phi'),
+    'remove_parallel_component': check_switch('remove_parallel_component'),
+    'keep_parallel_frac': check_share('keep_parallel_frac'),
+    'return_unconditioned': check_switch('return_unconditioned'),
+    'cfg_routed_kwargs': check_routed,
+    'cfg_batched': check_batched,
+    'weak': check_weak,
+    'guide': check_guide,
 }
