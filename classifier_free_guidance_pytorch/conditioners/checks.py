@@ -19,9 +19,14 @@ def check_one_of(texts: object, text_embeds: object, prefix: str = '') -> None:
         raise ConfigError(f'pass either {prefix}texts or {prefix}text_embeds, but got {got}')
 
 
+def is_count(value: object) -> bool:
+    """Whether this is a whole number of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def check_hidden_dims(hidden_dims: Sequence[int]) -> None:
     """Raise `ConfigError`, before any encoder is built, for hidden dimensions that are no list of positive integers."""
-    if not hidden_dims or any(isinstance(dim, bool) or not isinstance(dim, int) or dim < 1 for dim in hidden_dims):
+    if not hidden_dims or not all(map(is_count, hidden_dims)):
         raise ConfigError(
             f'hidden_dims lists the width of each of the hiddens to condition, such as (256, 512), but got {hidden_dims!r}'
         )
@@ -36,11 +41,6 @@ def per_hidden(value: Any, hidden_dims: tuple[int, ...], name: str) -> tuple[Any
             f'{name} has {len(value)} entries for {len(hidden_dims)} hidden_dims: pass one for all, or one for each'
         )
     return tuple(value)
-
-
-def is_count(value: object) -> bool:
-    """Whether this is a whole number of at least 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def check_repeat(repeat_batch: object) -> None:
