@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_dim, check_number
+from classifier_free_guidance_pytorch.errors import ConfigError
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_dim, check_number, check_shape
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import Dims, count, dot, ratio, squared_norm, widened
 from classifier_free_guidance_pytorch.guidance.reductions import norm as norm_of
@@ -61,8 +61,7 @@ def apg(
     check_alike('apg', {'cond': cond, 'null': null})
     c = widened(cond)
     d = c - widened(null) if delta is None else widened(delta)
-    if d.shape != c.shape:
-        raise ShapeError(f'apg: delta has shape {tuple(d.shape)}, but cond has shape {tuple(c.shape)}')
+    check_shape('apg', 'delta', d, 'cond', c)
     strength = aligned(scale, c) - 1
     if norm is not None:
         length = norm_of(d, dim)  # (b, 1, ...)

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, holds_anywhere
 from classifier_free_guidance_pytorch.guidance.reductions import widened
 from classifier_free_guidance_pytorch.guidance.spaces import alpha_of, check_space, convert, slope_in_noise
-from classifier_free_guidance_pytorch.rows import is_readable
 
 Energy = Callable[[Tensor], Tensor]
 """A loss of samples `(b, ...)`, one value for each: `(b,)`."""
@@ -69,10 +68,7 @@ def energy_guided(
     if of not in OF:
         raise ConfigError(f'energy_guided: of must be one of {", ".join(map(repr, OF))}, got {of!r}')
     alpha = alpha_of(model, model, sigma, alpha)
-    is_noise = alpha == 0
-    if isinstance(is_noise, Tensor):
-        is_noise = is_readable(is_noise) and bool(is_noise.any())
-    if is_noise and not (model == 'eps' and of == 'x'):
+    if holds_anywhere(alpha == 0) and not (model == 'eps' and of == 'x'):
         raise ConfigError(f'energy_guided: alpha is {alpha}: pure noise has no clean sample; steer from the next step on')
     one: Scale = 1.0
     with torch.enable_grad():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, check_alike, check_number, inside
+from classifier_free_guidance_pytorch.guidance.checks import Scale, check_alike, check_number, check_shape, inside
 from classifier_free_guidance_pytorch.guidance.combine import Wrapper
 from classifier_free_guidance_pytorch.guidance.reductions import dot, ratio, squared_norm, widened
 from classifier_free_guidance_pytorch.guidance.rule import BaseRule
@@ -45,8 +45,7 @@ def higs(guided: Tensor, history: Tensor, weight: float, eta: float = 0.0, cutof
     check_number('higs', 'eta', eta)
     check_number('higs', 'cutoff', cutoff, 0, 1)
     check_alike('higs', {'guided': guided})
-    if history.shape != guided.shape:
-        raise ShapeError(f'higs: history has shape {tuple(history.shape)}, but guided has shape {tuple(guided.shape)}')
+    check_shape('higs', 'history', history, 'guided', guided)
     g = widened(guided)
     e = g - widened(history)
     e = e - (1 - eta) * ratio(dot(e, g), squared_norm(g)) * g

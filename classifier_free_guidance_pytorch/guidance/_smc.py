@@ -8,8 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from classifier_free_guidance_pytorch.errors import ShapeError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number, per_sample
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_alike, check_number, check_shape, per_sample
 from classifier_free_guidance_pytorch.guidance.combine import Rule
 from classifier_free_guidance_pytorch.guidance.reductions import widened
 from classifier_free_guidance_pytorch.guidance.scales import guided_samples
@@ -44,8 +43,7 @@ def smc_cfg(cond: Tensor, null: Tensor, scale: Scale, before: Tensor, lam: float
     check_number('smc_cfg', 'lam', lam, 0)
     check_number('smc_cfg', 'k', k, 0)
     check_alike('smc_cfg', {'cond': cond, 'null': null})
-    if before.shape != cond.shape:
-        raise ShapeError(f'smc_cfg: before has shape {tuple(before.shape)}, but cond has shape {tuple(cond.shape)}')
+    check_shape('smc_cfg', 'before', before, 'cond', cond)
     u = widened(null)
     d = widened(cond) - u
     pushed = d - k * torch.sign((d - before) + lam * before)

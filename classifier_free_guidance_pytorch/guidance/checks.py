@@ -86,6 +86,13 @@ def inside(name: str, value: Scale, low: float, high: float, of: str = 'a schedu
     return min(max(number, low), high)
 
 
+def holds_anywhere(flags: Tensor | bool) -> bool:
+    """Whether a comparison of scales or noise levels holds for any of them, as far as that can be read at no cost."""
+    if isinstance(flags, Tensor):
+        return is_readable(flags) and bool(flags.any())
+    return flags
+
+
 def check_dim(owner: str, dim: object) -> None:
     """Raise `ConfigError` unless `dim` is a whole number, a tuple of them, or None for all dimensions but the batch."""
     dims = dim if isinstance(dim, tuple) else () if dim is None else (dim,)
@@ -114,16 +121,18 @@ def check_alike(owner: str, named: Mapping[str, Tensor], *, linear: bool = False
     for name, other in list(named.items())[1:]:
         if not isinstance(other, Tensor):
             raise ConfigError(f'{owner}: {name} must be a tensor like {first_name}, got {type(other).__name__}')
-        if other.shape != first.shape:
-            raise ShapeError(
-                f'{owner}: {name} has shape {tuple(other.shape)}, but {first_name} has shape {tuple(first.shape)}; '
-                'predictions that guide each other must have the same shape'
-            )
+        check_shape(owner, name, other, first_name, first, '; predictions that guide each other must have the same shape')
         if other.dtype != first.dtype or other.device != first.device:
             raise ConfigError(
                 f'{owner}: {name} is {other.dtype} on {other.device}, but {first_name} is {first.dtype} on {first.device}; '
                 f'convert one with .to({first_name})'
             )
+
+
+def check_shape(owner: str, name: str, given: Tensor, like_name: str, like: Tensor, hint: str = '') -> None:
+    """Raise `ShapeError` unless two arguments of a function are of one shape."""
+    if given.shape != like.shape:
+        raise ShapeError(f'{owner}: {name} has shape {tuple(given.shape)}, but {like_name} has shape {tuple(like.shape)}{hint}')
 
 
 def check_scale(scale: object, name: str = 'scale') -> Scale:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_scale, per_sample
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_scale, holds_anywhere, per_sample
 from classifier_free_guidance_pytorch.rows import is_readable
 
 
@@ -89,7 +89,6 @@ def convert_scale(value: Scale, *, from_: str, to: str = 'scale') -> Scale:
             raise ConfigError(f'convert_scale: unknown convention {name!r}; expected one of {known}')
     if source == target:
         return value
-    zero = value + (source == 'extra') == 0
-    if 'inverse' in (source, target) and (bool(zero.any()) if isinstance(zero, Tensor) and is_readable(zero) else zero is True):
+    if 'inverse' in (source, target) and holds_anywhere(value + (source == 'extra') == 0):
         raise ConfigError(f'convert_scale: {value} in the convention {from_!r} has no value in the convention {to!r}')
     return _CONVENTIONS[target][1](_CONVENTIONS[source][0](value))

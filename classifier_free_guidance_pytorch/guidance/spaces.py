@@ -21,9 +21,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
-from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_scale, inside, shown
+from classifier_free_guidance_pytorch.guidance.checks import Scale, aligned, check_scale, holds_anywhere, inside, shown
 from classifier_free_guidance_pytorch.guidance.reductions import widened
-from classifier_free_guidance_pytorch.rows import is_readable
 
 SPACES = ('x0', 'eps', 'v', 'flow')
 
@@ -103,10 +102,7 @@ def convert(prediction: Tensor, source: str, target: str, x: Tensor, sigma: Scal
         return prediction
     (p, q), (r, t) = _LINES[source](a, s), _LINES[target](a, s)
     determinant = p * s - q * a
-    singular = determinant == 0
-    if isinstance(singular, Tensor):
-        singular = is_readable(singular) and bool(singular.any())
-    if singular:
+    if holds_anywhere(determinant == 0):
         raise ConfigError(f'at sigma={sigma} and alpha={alpha} a prediction of {source!r} says nothing of {target!r}')
     m, n = (r * s - t * a) / determinant, (p * t - q * r) / determinant
     return m * widened(prediction) + n * widened(x)
