@@ -71,3 +71,13 @@ def test_the_scores_of_the_page_are_those_of_the_evaluation():
     assert found['setup']['model'] == 'shipped'
     assert f'--each {found["setup"]["each"]} --steps {found["setup"]["steps"]}' in page
     assert all(sum(one['count'] for group, one in each['right'].items() if group != 'all') >= 500 for each in found['scores'])
+
+
+def test_what_more_training_brought_is_what_was_measured():
+    page = ' '.join((DOCS / 'emoji.md').read_text(encoding='utf-8').split())
+    before, after = (
+        {one['scale']: one['right']['all']['share'] for one in json.loads((DOCS / 'pictures' / name).read_text())['scores']}
+        for name in ('emoji_scores.json', 'emoji_longer.json')
+    )
+    assert f'{after[3.0]:.1%} were right at scale 3 and {after[5.0]:.1%} at scale 5' in page
+    assert f'they were {before[3.0]:.1%} and {before[5.0]:.1%} before' in page
