@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cfg_demo.folders import needs, unused, use_threads, writable
-from cfg_demo.learning import MOST_SEEDS, check_scales
+from cfg_demo.intervals import MOST_SEEDS
+from cfg_demo.learning import check_scales
 from cfg_demo.points.command import QUICK
 from cfg_demo.points.settings import CONDITIONS, RULES, Settings
 from classifier_free_guidance_pytorch.errors import ConfigError
@@ -24,6 +25,7 @@ seeds, a teacher each, and prints means over them with 95% intervals.
 
 The shapes: distils the text-to-image model that ships (or --teacher model.safetensors), and has the checker of the drawn world
 read what both draw. Writes distil.png, distil.json, model.safetensors and training.safetensors, from which --resume goes on.
+--repeat 3 does so for three seeds of one teacher, in a folder each, and writes means over them to distil-repeat.json.
 
 examples:
   cfg-demo distil
@@ -31,7 +33,7 @@ examples:
   cfg-demo distil --repeat 3 --teacher runs/three/teacher*.pt --guidance apg
   cfg-demo distil --teacher runs/distil/teacher.pt --train conditioner
   cfg-demo distil --teacher runs/distil/teacher.pt --from-data
-  cfg-demo distil --world shapes --out runs/shapes
+  cfg-demo distil --world shapes --repeat 3 --out runs/shapes
   cfg-demo distil --quick --out /tmp/distil
 """
 WORLDS = ('points', 'shapes')
@@ -43,7 +45,6 @@ OF_POINTS = {
     'rule': '--guidance',
     'interval': '--interval',
     'samples': '--samples',
-    'repeat': '--repeat',
 }
 OF_SHAPES = {'batch_size': '--batch-size', 'learning_rate': '--learning-rate', 'prompts': '--prompts', 'resume': '--resume'}
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.0)
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--world', default='points', metavar='WORLD', help=f'{" or ".join(WORLDS)} (default: %(default)s)')
     parser.add_argument(
         '--teacher', type=Path, nargs='+', metavar='FILE',
-        help='what earlier runs have left, with the same --condition: one for each seed; or a model.safetensors of shapes',
+        help='what earlier runs have left, with the same --condition: one for each seed; or one model.safetensors of shapes',
     )  # fmt: skip
     parser.add_argument('--train', dest='part', metavar='PART', help='what learns: all (default), conditioner, or scale')
     parser.add_argument(
@@ -72,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument('--device', help=f'cpu, cuda, cuda:1, mps (default: {Settings.device})')
     parser.add_argument('--seed', type=int, help=f'the same seed gives the same numbers (default: {Settings.seed})')
+    parser.add_argument('--repeat', type=int, metavar='N', help='seeds, from --seed on: means over them with intervals')
     parser.add_argument('--threads', type=int, metavar='N', help=f'CPU threads (default: {Settings.threads})')
     parser.add_argument('--quick', action='store_true', help='a first look, with few steps')
     parser.add_argument('--out', type=Path, default=Path('runs/distil'), help='folder for the results (default: %(default)s)')
@@ -92,7 +94,6 @@ def _add_points(points: argparse._ArgumentGroup) -> None:
         '--interval', nargs=2, type=float, metavar=('LO', 'HI'), help='distil guidance at flow times in (LO, HI] (default: 0 1)'
     )
     points.add_argument('--samples', type=int, metavar='N', help=f'points per prompt and scale (default: {Settings.samples})')
-    points.add_argument('--repeat', type=int, metavar='N', help='seeds, from --seed on: means over them with intervals')
 
 
 def _add_shapes(shapes: argparse._ArgumentGroup) -> None:
@@ -143,9 +144,10 @@ def check_options(arguments: argparse.Namespace) -> None:
     seeds = 1 if arguments.repeat is None else arguments.repeat
     if not 1 <= seeds <= MOST_SEEDS:
         raise ConfigError(f'--repeat counts seeds from 1 to {MOST_SEEDS}, but got {seeds}')
-    files = arguments.teacher or []
-    if files and len(files) != seeds:
-        raise ConfigError(f'--teacher is one file for each seed, {seeds} in all, but got {len(files)}')
+    files, shapes = arguments.teacher or [], arguments.world == 'shapes'
+    if files and len(files) != (1 if shapes else seeds):
+        told = 'one file, from which every seed starts' if shapes else f'one file for each seed, {seeds} in all'
+        raise ConfigError(f'--teacher is {told}, but got {len(files)}')
     if missing := [file for file in files if not file.is_file()]:
         raise ConfigError(f'there is no file {str(missing[0])!r}: leave --teacher out to train one')
 

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-MOST_SEEDS = 10  # for which `points.repeat` knows intervals
 TRAINED = ('all', 'conditioner', 'scale')
 
 

@@ -10,7 +10,7 @@ import torch
 
 from cfg_demo.front.plans import Plan
 from cfg_demo.front.worlds import MEASURES, Measured
-from cfg_demo.points.measure import Estimate
+from cfg_demo.intervals import Estimate
 
 WORTH = 4.0
 """How much diversity is worth as much as adherence: a point of adherence is worth four of diversity."""

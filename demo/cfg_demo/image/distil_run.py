@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from cfg_demo.image.scores import PROMPTS, Prompts, Share, held_out_prompts, per
 from cfg_demo.image.settings import TRAINING_FILE, ModelSettings, TrainSettings
 from cfg_demo.image.training import train
 from cfg_demo.image.watchers import SaveCheckpoint
+from cfg_demo.intervals import Estimate
 from cfg_demo.learning import check_scales
 from cfg_demo.shapes import check_all
 from classifier_free_guidance_pytorch import guidance
@@ -62,24 +64,36 @@ def run_shapes(arguments: argparse.Namespace) -> None:
     steps = SAMPLE_STEPS if arguments.sample_steps is None else arguments.sample_steps
     check(scales, steps, settings)
     prompts = asked(ASKED if arguments.prompts is None else arguments.prompts, settings)
-    distiller = start(arguments, teacher, settings, max(scales), folder)
+    first = arguments.seed or 0
+    seeds = range(first, first + (arguments.repeat or 1))
+    folders = [folder if arguments.repeat is None else writable(folder / f'seed{seed}') for seed in seeds]
+    distillers = [start(arguments, teacher, settings, max(scales), *own) for own in zip(seeds, folders, strict=True)]
 
-    errors = learn(distiller, folder)
-    models = {'two passes': teacher, 'one pass': distiller.average}
-    drawn = {(name, scale): read(models[name], settings, prompts, name, scale, steps) for scale in scales for name in RULES}
-    rows = as_rows(drawn)
-    picture = unused(folder / 'distil.png')
-    save_columns(picture, columns_of(drawn), shown(prompts))
-    report = {
-        'settings': {**asdict(distiller.model_settings), **asdict(distiller.settings), 'train': distiller.part},
-        'prompts': len(prompts.captions),
-        'sample_steps': steps,
-        'torch': torch.__version__,
-        'term_error': errors,
-        'rows': rows,
-    }
-    picture.with_suffix('.json').write_text(json.dumps(report, indent=1) + '\n', encoding='utf-8')
-    print(f'\n{as_table(rows)}\nPicture: {picture}  Numbers: {picture.with_suffix(".json")}')
+    runs: list[dict[str, Any]] = []
+    two = {scale: read(teacher, settings, prompts, 'two passes', scale, steps) for scale in scales}  # the same for all seeds
+    for seed, distiller, own in zip(seeds, distillers, folders, strict=True):
+        errors = learn(distiller, own)
+        one = {scale: read(distiller.average, settings, prompts, 'one pass', scale, steps) for scale in scales}
+        drawn = {(name, scale): by[scale] for scale in scales for name, by in zip(RULES, (two, one), strict=True)}
+        runs.append({'seed': seed, 'term_error': errors, 'rows': as_rows(drawn)})
+        picture = unused(own / 'distil.png')
+        save_columns(picture, columns_of(drawn), shown(prompts))
+        about = {
+            'settings': {**asdict(distiller.model_settings), **asdict(distiller.settings), 'train': distiller.part},
+            'prompts': len(prompts.captions),
+            'sample_steps': steps,
+            'torch': torch.__version__,
+        }
+        _write(picture.with_suffix('.json'), {**about, **runs[-1]})
+        print(f'\n{as_table(runs[-1]["rows"])}\nPicture: {picture}  Numbers: {picture.with_suffix(".json")}')
+    if arguments.repeat is not None:
+        numbers = unused(folder / 'distil-repeat.json')
+        _write(numbers, {**about, 'summary': summary(runs), 'runs': runs})
+        print(f'\nOver {len(seeds)} seeds:\n{as_table(summary(runs))}\nNumbers: {numbers}')
+
+
+def _write(file: Path, report: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(report, indent=1) + '\n', encoding='utf-8')
 
 
 def check(scales: Sequence[float], steps: int, settings: ModelSettings) -> None:
@@ -91,7 +105,7 @@ def check(scales: Sequence[float], steps: int, settings: ModelSettings) -> None:
         raise ConfigError('the teacher has been distilled itself: pass a model that is guided in two passes')
 
 
-def start(arguments: argparse.Namespace, teacher: Any, settings: ModelSettings, top: float, folder: Path) -> Distiller:
+def start(arguments: argparse.Namespace, teacher: Any, settings: ModelSettings, top: float, seed: int, folder: Path) -> Distiller:
     """A student, fresh or resumed.
 
     Raises:
@@ -104,7 +118,7 @@ def start(arguments: argparse.Namespace, teacher: Any, settings: ModelSettings, 
         warm_up=20,
         ema_decay=0.99,
         device=arguments.device or 'cpu',
-        seed=arguments.seed or 0,
+        seed=seed,
     )
     distiller = Distiller(teacher, settings, own, top=top, part=arguments.part or 'all')
     if arguments.resume:
@@ -128,6 +142,7 @@ def learn(distiller: Distiller, folder: Path) -> dict[int, float]:
         distiller.save(folder)
         print(f'\ninterrupted at step {distiller.step} and saved: go on with --resume')
         raise
+    errors(distiller, 0.0)  # a run that was resumed at its end took no step
     return errors.errors
 
 
@@ -169,17 +184,28 @@ def as_rows(drawn: Mapping[tuple[str, float], Read]) -> list[dict[str, Any]]:
             {
                 'cond_scale': scale,
                 **{name: Share(int(drawn[name, scale].holds.sum()), len(two.holds)).as_dict() for name in RULES},
-                'change': _mean(one.holds.float() - two.holds.float()),
+                'change': asdict(Estimate.of(one.holds.float() - two.holds.float())),
                 'seconds': [round(two.seconds, 1), round(one.seconds, 1)],
             }
         )
     return rows
 
 
-def _mean(values: Tensor) -> dict[str, float]:
-    """The mean over prompts with its 95% interval, `mean +- 1.96 * sd / sqrt(n)`."""
-    mean, half = values.mean().item(), 1.96 * values.std().item() / len(values) ** 0.5
-    return {'mean': round(mean, 4), 'low': round(mean - half, 4), 'high': round(mean + half, 4)}
+def summary(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of several seeds summed up, a row per scale. What one pass changes has its interval over the seeds."""
+    found = []
+    for rows in zip(*(run['rows'] for run in runs), strict=True):
+        one = Estimate.over_seeds([row['one pass']['share'] for row in rows])
+        found.append(
+            {
+                'cond_scale': rows[0]['cond_scale'],
+                'two passes': rows[0]['two passes'],
+                'one pass': {'share': one.mean, 'interval': [one.low, one.high]},
+                'change': asdict(Estimate.over_seeds([row['change']['mean'] for row in rows])),
+                'seconds': [round(fmean(row['seconds'][at] for row in rows), 1) for at in range(2)],
+            }
+        )
+    return found
 
 
 def as_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cfg_demo.intervals import Estimate
 from cfg_demo.points import world
 from cfg_demo.points.world import Scene
 
@@ -40,26 +41,6 @@ def prompts() -> list[Prompt]:
         for scenes in ([seen[i] for i in chosen.tolist()], held_out)
         for i, scene in enumerate(scenes)
     ]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over prompts with its 95% interval, `mean +- 1.96 * sd / sqrt(n)`.
-
-    >>> Estimate.of(torch.tensor([0., 1., 0., 1.]))
-    Estimate(mean=0.5, low=-0.0658, high=1.0658)
-    """
-
-    mean: float
-    low: float
-    high: float
-
-    @staticmethod
-    def of(values: Tensor) -> Estimate:
-        """The estimate from one value per prompt; a single prompt has no interval, which is written as the mean itself."""
-        mean = values.mean().item()
-        half = 1.96 * values.std().item() / len(values) ** 0.5 if len(values) > 1 else 0.0
-        return Estimate(round(mean, 4), round(mean - half, 4), round(mean + half, 4))
 
 
 @dataclass(frozen=True)

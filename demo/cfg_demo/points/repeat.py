@@ -7,25 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from statistics import fmean, stdev
 from typing import Any
 
-from cfg_demo.points.measure import Estimate
+from cfg_demo.intervals import Estimate
 
-# Student's t at 0.975 for 1, 2, ... degrees of freedom: what 1.96 is for many seeds is 4.3 for three.
-QUANTILES = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
 MODELS = ('two passes', 'one pass')
-
-
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """A mean with its 95% interval, `mean +- t * sd / sqrt(n)`, from one value per seed; one seed has no interval.
-
-    >>> over_seeds([0.1, 0.2, 0.3])
-    Estimate(mean=0.2, low=-0.0484, high=0.4484)
-    """
-    mean, count = fmean(values), len(values)
-    half = QUANTILES[count - 2] * stdev(values) / count**0.5 if count > 1 else 0.0
-    return Estimate(round(mean, 4), round(mean - half, 4), round(mean + half, 4))
 
 
 def summary(runs: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -40,11 +26,14 @@ def _at_scale(runs: Sequence[Sequence[Mapping[str, Any]]], scale: float) -> dict
     for what in ('adherence', 'coverage'):
         values = {name: [row[what]['mean'] for row in rows] for name, rows in by_model.items()}
         changes = [one - two for two, one in zip(*(values[name] for name in MODELS), strict=True)]
-        found[what] = {**{name: asdict(over_seeds(own)) for name, own in values.items()}, 'change': asdict(over_seeds(changes))}
+        found[what] = {
+            **{name: asdict(Estimate.over_seeds(own)) for name, own in values.items()},
+            'change': asdict(Estimate.over_seeds(changes)),
+        }
     errors = [row['term_error'] for row in by_model['one pass']]
-    found['term_error'] = None if None in errors else asdict(over_seeds(errors))
+    found['term_error'] = None if None in errors else asdict(Estimate.over_seeds(errors))
     found['passes'] = {name: rows[0]['passes'] for name, rows in by_model.items()}
-    found['seconds'] = {name: asdict(over_seeds([row['seconds'] for row in rows])) for name, rows in by_model.items()}
+    found['seconds'] = {name: asdict(Estimate.over_seeds([row['seconds'] for row in rows])) for name, rows in by_model.items()}
     return found
 
 

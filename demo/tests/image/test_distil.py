@@ -11,7 +11,7 @@ import torch
 from cfg_demo import cli
 from cfg_demo.image.checkpoint import load_model, save_model
 from cfg_demo.image.distil import Distiller, TermError
-from cfg_demo.image.distil_run import Read, as_rows
+from cfg_demo.image.distil_run import Read, as_rows, summary
 from cfg_demo.image.settings import MODEL_FILE, TRAINING_FILE
 from demo.tests.image.tiny import TEXTS, pictures, short_training, tiny_model, tiny_settings
 
@@ -106,6 +106,51 @@ def test_the_command_leaves_a_student_that_guides_in_one_pass(teacher, tmp_path,
     assert "part was 'all' and is 'conditioner'" in capsys.readouterr().err
     assert cli.main(['distil', *SHORT, '--teacher', str(tmp_path / MODEL_FILE), '--out', str(tmp_path / 'again')]) == 2
     assert 'the teacher has been distilled itself' in capsys.readouterr().err
+
+
+def test_several_seeds_leave_a_student_each_and_what_they_have_in_common(teacher, tmp_path, capsys):
+    pytest.importorskip('matplotlib')
+    asked = ['distil', *SHORT, '--scales', '2', '--teacher', teacher, '--out', str(tmp_path), '--repeat', '2', '--seed', '5']
+    assert cli.main(asked) == 0
+    assert 'Over 2 seeds:' in capsys.readouterr().out
+    weights = [load_model(tmp_path / f'seed{seed}' / MODEL_FILE)[0].state_dict() for seed in (5, 6)]
+    assert any(not torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    report = json.loads((tmp_path / 'distil-repeat.json').read_text())
+    alone = [json.loads((tmp_path / f'seed{seed}' / 'distil.json').read_text()) for seed in (5, 6)]
+    assert [run['rows'] for run in report['runs']] == [run['rows'] for run in alone]
+    assert report['summary'] == summary(alone)
+
+    assert cli.main(asked) == 2
+    assert "seed5' holds a run already: pass --resume" in capsys.readouterr().err
+    assert cli.main([*asked, '--resume']) == 0
+    again = json.loads((tmp_path / 'distil-repeat-2.json').read_text())
+    assert [run['term_error'] for run in again['runs']] == [run['term_error'] for run in report['runs']]
+    assert cli.main([*asked, '--teacher', teacher, teacher]) == 2
+    assert '--teacher is one file, from which every seed starts, but got 2' in capsys.readouterr().err
+
+
+def test_the_interval_over_seeds_is_that_of_their_changes():
+    """Three students that lose 2, 4 and 6 points: the mean is 4, and t(2) * 2 / sqrt(3) to both sides."""
+    share = {'share': 0.6, 'interval': [0.5, 0.7]}
+    runs = [
+        {
+            'rows': [
+                {
+                    'cond_scale': 2.0,
+                    'two passes': share,
+                    'one pass': {'share': 0.6 - loss},
+                    'change': {'mean': -loss},
+                    'seconds': [2, 1],
+                }
+            ]
+        }
+        for loss in (0.02, 0.04, 0.06)
+    ]
+    (row,) = summary(runs)
+    half = 4.3027 * 0.02 / 3**0.5
+    assert row['change'] == pytest.approx({'mean': -0.04, 'low': -0.04 - half, 'high': -0.04 + half}, abs=1e-4)
+    assert row['one pass']['share'] == pytest.approx(0.56)
+    assert row['two passes'] == share
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from cfg_demo import cli
-from cfg_demo.learning import MOST_SEEDS, train_only
+from cfg_demo.intervals import MOST_SEEDS, QUANTILES, Estimate
+from cfg_demo.learning import train_only
 from cfg_demo.points import repeat
 from cfg_demo.points.distil import Compared, Lessons, _loss_from_teacher, as_table, taught
 from cfg_demo.points.model import build_model
@@ -81,12 +82,12 @@ def test_seeds_are_run_one_by_one_and_summed_up(tmp_path, capsys):
 
 def test_the_interval_over_seeds_is_students():
     stats = pytest.importorskip('scipy.stats')
-    assert [stats.t.ppf(0.975, freedom) for freedom in range(1, MOST_SEEDS)] == pytest.approx(repeat.QUANTILES, abs=1e-4)
+    assert [stats.t.ppf(0.975, freedom) for freedom in range(1, MOST_SEEDS)] == pytest.approx(QUANTILES, abs=1e-4)
     values = [0.81, 0.85, 0.8, 0.9]
     low, high = stats.t.interval(0.95, 3, loc=sum(values) / 4, scale=stats.sem(values))
-    found = repeat.over_seeds(values)
+    found = Estimate.over_seeds(values)
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
-    assert repeat.over_seeds([0.5]).low == 0.5
+    assert Estimate.over_seeds([0.5]).low == 0.5
 
 
 def row(model, scale, adherence, error):
@@ -186,7 +187,7 @@ def test_all_of_a_student_learns_by_default(teacher):
         (['--guidance', 'none'], 'guidance is one of cfg'),
         (['--world', 'moon'], "--world is points or shapes, but got 'moon'"),
         (['--prompts', '4'], '--prompts has no meaning for --world points: leave it out'),
-        (['--world', 'shapes', '--repeat', '2'], '--repeat has no meaning for --world shapes: leave it out'),
+        (['--world', 'shapes', '--samples', '2'], '--samples has no meaning for --world shapes: leave it out'),
     ],
 )
 def test_refusals(options, sentence, tmp_path, capsys):

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from cfg_demo.folders import writable
+from cfg_demo.intervals import Estimate
 from cfg_demo.points import world
 from cfg_demo.points.command import run_points
-from cfg_demo.points.measure import Estimate, Prompt, Scores, prompts
+from cfg_demo.points.measure import Prompt, Scores, prompts
 from cfg_demo.points.model import build_model
 from cfg_demo.points.picture import SHOWN, shown
 from cfg_demo.points.report import as_dict, as_sentence, as_table
