@@ -24,6 +24,11 @@ from classifier_free_guidance_pytorch.modules.part import Part
 
 T = TypeVar('T')
 
+_COMPILED_ALONE = (
+    'a part that follows text finds its condition outside of the graph: compile the whole model, or its parts without '
+    'fullgraph=True'
+)
+
 
 @dataclass(eq=False)
 class Run:
@@ -54,7 +59,7 @@ class Current:
         Raises:
             UsageError: A part is computed again, and nothing says in which pass.
         """
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             return self.traced
         running: tuple[AnyCondFn, ...] | None = getattr(self.local, 'cond_fns', None)
         if running is not None or torch._C._current_graph_task_id() == -1:  # not inside of a backward pass
@@ -68,17 +73,25 @@ class Current:
         return run.cond_fns
 
     @property
+    def is_running(self) -> bool:
+        """Whether a forward pass runs here."""
+        if torch.compiler.is_dynamo_compiling():
+            return self.traced is not None
+        return getattr(self.local, 'cond_fns', None) is not None
+
+    @property
     def learns(self) -> bool:
         """Whether the pass that runs here began with gradients."""
-        return not torch.compiler.is_compiling() and getattr(self.local, 'learns', False)
+        return not torch.compiler.is_dynamo_compiling() and getattr(self.local, 'learns', False)
 
     def run(self, cond_fns: CondFns, forward: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Call a function in which the parts find conditions, in this thread."""
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             before, self.traced = self.traced, cond_fns
-            output = forward(*args, **kwargs)
-            self.traced = before
-            return output
+            try:  # a graph that breaks in here gives up this function as a whole, which then runs as below
+                return forward(*args, **kwargs)
+            finally:
+                self.traced = before
         local, learns = self.local, torch.is_grad_enabled()
         outer = getattr(local, 'cond_fns', None), getattr(local, 'learns', False)
         local.cond_fns, local.learns = tuple(cond_fns), learns  # a plain tuple is indexed without a call, at every part
@@ -91,7 +104,7 @@ class Current:
                 f'{", ".join(map(repr, sorted(self.unseen)))} was never called in the first forward pass, so that it cannot '
                 'follow a text: name a part that is called as a module'
             )
-        if learns:
+        if learns and not torch.compiler.is_exporting():
             run = Run(cond_fns)
             for tensor in output_tensors(output):
                 if tensor.requires_grad:
@@ -125,10 +138,16 @@ class Follow:
         """Return the conditioned output; None, which leaves it alone, where the module itself is not running."""
         cond_fns = self.current.found()
         if cond_fns is None:
-            return None
+            if not torch.compiler.is_dynamo_compiling():
+                return None
+            # A part is compiled without its module, as `compile_repeated_blocks` of diffusers does: its graph ends here.
+            break_graph: Any = torch._dynamo.graph_break
+            break_graph(msg=_COMPILED_ALONE)  # which is shown where it is asked for the full graph
+            disable: Any = torch.compiler.disable
+            return disable(self.__call__)(module, args, output)
         if module.training and not torch.is_grad_enabled() and self.current.learns:
             raise UsageError(called_without_grad(repr(self.name)))
-        if self.current.unseen and not torch.compiler.is_compiling():
+        if self.current.unseen and not torch.compiler.is_dynamo_compiling():
             self.current.unseen.discard(self.name)
         condition: Any = cond_fns[self.place]
         times = self.repeat_batch if condition.repeat_batch == 1 else None

@@ -101,3 +101,44 @@ def test_export(kind):
         program = torch.export.export(Exported(model).eval(), (noise(3, 5, 6), embeds, torch.ones(3)))
         x, scale = noise(3, 5, 6, seed=4), torch.tensor([0.0, 1.0, 5.0])
         torch.testing.assert_close(program.module()(x, embeds, scale), model(x, text_embeds=embeds, cond_scale=scale))
+
+
+@pytest.mark.parametrize('train', [False, True], ids=['sampling', 'training'])
+def test_parts_that_are_compiled_by_themselves(train):
+    """As `compile_repeated_blocks` of diffusers does: a part that is traced alone still follows the text of its module."""
+    torch._dynamo.reset()
+    model, compiled = following().train(train), following().train(train)
+    for block in compiled.blocks:
+        block.compile(backend='eager')
+    for texts in (TEXTS, TEXTS[::-1], None):
+        call = {'texts': texts, 'cond_drop_prob': 0.0 if texts else 1.0} | ({} if train else {'cond_scale': 3.0})
+        torch.testing.assert_close(compiled(noise(3, 5, 6), **call), model(noise(3, 5, 6), **call), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(compiled.blocks[0](noise(3, 5, 6)), seeded_net().blocks[0](noise(3, 5, 6)))
+    torch._dynamo.reset()
+    compiled.blocks[0].compile(backend='eager', fullgraph=True)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match='compile the whole model, or its parts without fullgraph=True'):
+        compiled(noise(3, 5, 6), texts=TEXTS)
+
+
+class Breaks(nn.Module):
+    """Tokens in, tokens out, by a part that no graph can hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(6, 6) for _ in range(3)])
+
+    def forward(self, x):
+        x = self.blocks[0](x)
+        x = torch._dynamo.disable(self.blocks[1].__call__)(x)
+        return self.blocks[2](x)
+
+
+def test_a_part_outside_of_the_graphs_of_its_module():
+    torch._dynamo.reset()
+    model = following(net=seeded_net(Breaks))
+    expected, compiled = model(noise(3, 5, 6), **CALL), torch.compile(model, backend='eager')
+    torch.testing.assert_close(compiled(noise(3, 5, 6), **CALL), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        compiled(noise(3, 5, 6), text_condition=model.prepare(TEXTS), cond_scale=3.0), expected, rtol=1e-4, atol=1e-4
+    )
+    assert model._text_current.traced is None
