@@ -153,7 +153,7 @@ class Follow:
         times = self.repeat_batch if condition.repeat_batch == 1 else None
         try:
             if isinstance(output, Tensor):
-                return condition(output, times)
+                return _conditioned_nested(condition, output, times) if output.is_nested else condition(output, times)
             parts = entries(output) if is_structured(output) else {}
             first = next(iter(parts), None)
             if first is not None and isinstance(parts[first], Tensor):
@@ -164,6 +164,12 @@ class Follow:
             f'the part {self.name!r} returned a {type(output).__name__}, but a part that follows text returns a tensor, or a '
             'tuple whose first entry is one'
         )
+
+
+def _conditioned_nested(condition: Any, output: Tensor, times: int | None) -> Tensor:
+    """Condition sequences of unequal length, which `nn.TransformerEncoder` makes of padded ones in eval mode."""
+    rows = condition(output.to_padded_tensor(0.0), times)  # (b, n, d)
+    return torch.nested.as_nested_tensor([row[: len(own)] for row, own in zip(rows, output.unbind(), strict=True)])
 
 
 def called_without_grad(names: str) -> str:

@@ -76,6 +76,22 @@ CASES = {
 }
 
 
+@pytest.mark.filterwarnings('ignore:The PyTorch API of nested tensors')
+@pytest.mark.parametrize('condition', ['film', 'attention', 'concat'])
+def test_sequences_of_unequal_length(condition):
+    """In eval mode `nn.TransformerEncoder` computes nothing for padding; what it returns for the tokens is as with padding."""
+    x, padding = noise(2, 5, 16), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    example, call = {'src': x, 'src_key_padding_mask': padding}, {'texts': ['a dog', 'a small red circle'], 'cond_scale': 3.0}
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model = text_conditioned(nn.TransformerEncoder(layer, 2), 'layers.*', condition, example=example, model_types=[TinyEncoder()])
+    randomised(model.text_conditioner)
+    padded = model.eval()(**example, **call)
+    with torch.no_grad():
+        nested = model(**example, **call)
+    assert not nested[padding].any()
+    torch.testing.assert_close(nested[~padding], padded[~padding], rtol=1e-4, atol=1e-4)
+
+
 def prediction(output):
     while not isinstance(output, torch.Tensor):
         output = next(iter(output.values())) if hasattr(output, 'values') else output[0]
