@@ -108,6 +108,62 @@ def test_layers_of_other_libraries(first):
     assert found(nn.Sequential(Own(8, first)), torch.randn(shape), '0') == {'0': (8, first)}
 
 
+class PictureNorm(nn.LayerNorm):
+    """A normalisation of the channels of pictures, as torchvision and others have it."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize('size', [4, 8], ids=['', 'as wide as there are channels'])
+def test_a_normalisation_of_pictures(size):
+    net = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 1), PictureNorm(8)), PictureNorm(8))
+    assert found(net, torch.randn(2, 3, size, size), ['0', '0.1', '1']) == dict.fromkeys(['0', '0.1', '1'], (8, True))
+
+
+class Turned(nn.Module):
+    """A block of pictures that mixes channels last and hands them on first."""
+
+    def __init__(self):
+        super().__init__()
+        self.deep, self.wide = nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.wide(self.deep(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def test_a_block_that_turns_its_output_around():
+    assert found(nn.Sequential(Turned()), torch.randn(2, 8, 4, 4), '0') == {'0': (8, True)}
+    with pytest.raises(ConfigError, match="the dry run does not show where the channels of '0' are"):
+        found(nn.Sequential(Turned()), torch.randn(2, 8, 8, 8), '0')
+    assert found(nn.Sequential(Turned()), torch.randn(2, 8, 8, 8), {'0': Part(channel_first=True)}) == {'0': (8, True)}
+
+
+class Attends(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x)[0]
+
+
+class Packed(nn.Module):
+    """A linear layer of a library that keeps its weights in a form of its own."""
+
+    out_features = 8
+
+    def forward(self, x):
+        return x.repeat(1, 1, 2)
+
+
+def test_linear_layers_in_other_forms():
+    assert found(Attends(), torch.randn(2, 5, 8), 'attention') == {'attention': (8, False)}
+    normed = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 8))
+    assert found(nn.Sequential(normed), torch.randn(2, 5, 4), '0') == {'0': (8, False)}
+    assert found(nn.Sequential(Packed()), torch.randn(2, 5, 4), '0') == {'0': (8, False)}
+
+
 def test_one_vector_per_sample():
     assert found(nn.Sequential(nn.Linear(4, 5)), torch.randn(2, 4), '0') == {'0': (5, False)}
 
