@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar, overload
@@ -81,7 +82,10 @@ def text_conditioned(
             'before that'
         )
     _refuse_conditioned(type(module))
-    parts = measured(module, find_parts(module, at, condition), example)
+    _refuse_wrapped(module)
+    named = find_parts(module, at, condition)
+    _check_arguments(named, arguments)  # before any work is done
+    parts = measured(module, named, example)
     parts = {name: part for kind in KINDS for name, part in parts.items() if part.condition == kind}
     conditioner = _conditioner(parts, arguments)
     weight = next(module.parameters(), None)
@@ -120,24 +124,42 @@ def _refuse_conditioned(cls: type[nn.Module]) -> None:
         raise ConfigError(f'{cls.__name__} follows text already: name all of its parts at once')
 
 
-def _conditioner(parts: Mapping[str, Part], arguments: Mapping[str, Any]) -> Conditioner:
-    """Build the conditioner of the parts, with one kind of layers or with several.
+def _refuse_wrapped(module: nn.Module) -> None:
+    """Raise `ConfigError` for a module whose gradients another library sums over processes, but for those of new layers."""
+    kind = 'fully_shard' if hasattr(type(module), 'unshard') else type(module).__name__
+    if kind in ('fully_shard', 'FullyShardedDataParallel', 'DistributedDataParallel'):
+        raise ConfigError(
+            f'this module is under {kind} already, which would leave the new layers out, so that every process trains its own: '
+            'call text_conditioned first, and wrap what it returns'
+        )
 
-    Raises:
-        ConfigError: An argument that none of the kinds takes.
-    """
+
+def _takes(parts: Mapping[str, Part]) -> dict[str, set[str]]:
+    """Return the arguments of the conditioner of each kind, but for those that the parts say."""
     kinds = dict.fromkeys(str(part.condition) for part in parts.values())
-    takes = {
-        kind: set(inspect.signature(CONDITIONERS[kind]).parameters) - {'hidden_dims', 'hiddens_channel_first'} for kind in kinds
-    }
-    known = set().union(*takes.values())
+    every = {kind: set(inspect.signature(CONDITIONERS[kind]).parameters) for kind in kinds}
+    return {kind: names - {'hidden_dims', 'hiddens_channel_first'} for kind, names in every.items()}
+
+
+def _check_arguments(parts: Mapping[str, Part], arguments: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for an argument that no kind of the parts takes, and name the closest that there is."""
+    takes = _takes(parts)
+    known = sorted(set().union(*takes.values()))
     unknown = [name for name in arguments if name not in known]
     if unknown:
+        close = {name: difflib.get_close_matches(name, [*known, 'example', 'condition'], n=1, cutoff=0.75) for name in unknown}
+        hints = [f'; {name!r} may be {match[0]!r} here' for name, match in close.items() if match]
         raise ConfigError(
-            f'{", ".join(map(repr, unknown))} is no argument of {" or ".join(kinds)}, which takes {", ".join(sorted(known))}'
+            f'{", ".join(map(repr, unknown))} is no argument of {" or ".join(takes)}, which takes {", ".join(known)}'
+            + ''.join(hints)
         )
+
+
+def _conditioner(parts: Mapping[str, Part], arguments: Mapping[str, Any]) -> Conditioner:
+    """Build the conditioner of the parts, with one kind of layers or with several."""
+    takes = _takes(parts)
     built: dict[str, Any] = {}
-    for kind in kinds:
+    for kind in takes:
         own = [part for part in parts.values() if part.condition == kind]
         given = {name: value for name, value in arguments.items() if name in takes[kind]}
         if built:  # the encoders are there, and take no further arguments

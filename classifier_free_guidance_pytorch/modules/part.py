@@ -68,6 +68,11 @@ def find_parts(module: nn.Module, at: At, condition: str) -> dict[str, Part]:
     Raises:
         ConfigError: A pattern that matches nothing, two that match one part, or a value that is no kind.
     """
+    default = Part(condition).condition
+    if default is None:
+        raise ConfigError(
+            f'condition= is {", ".join(map(repr, KINDS[:-1]))} or {KINDS[-1]!r}, of the parts that say none, but got None'
+        )
     patterns = _patterns(at)
     first: dict[nn.Module, str] = {}
     names = {name: first.setdefault(part, name) for name, part in _named(module)}  # a shared part goes by its first name
@@ -79,7 +84,7 @@ def find_parts(module: nn.Module, at: At, condition: str) -> dict[str, Part]:
         for name in dict.fromkeys(names[name] for name in matched):
             if name in found:
                 raise ConfigError(f'at= names {name!r} twice, by {found[name][0]!r} and by {pattern!r}: leave one of them out')
-            found[name] = (pattern, replace(part, condition=part.condition or Part(condition).condition))
+            found[name] = (pattern, replace(part, condition=part.condition or default))
     return {name: found[name][1] for name in names if name in found}
 
 

@@ -287,6 +287,27 @@ def test_a_dry_run_that_fails_says_what_was_tried():
         text_conditioned(Net(), 'head', example=noise(3, 5, 7), **ENCODER)
 
 
+def test_an_example_without_a_batch():
+    with pytest.raises(ConfigError, match=r"'0' returns a tensor of shape \(5,\), but a part is conditioned on the text of each"):
+        text_conditioned(nn.Sequential(nn.Linear(4, 5)), '0', example=noise(4), **ENCODER)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'says'),
+    [
+        ({'reads_scael': True}, "'reads_scael' is no argument of film, which takes .*; 'reads_scael' may be 'reads_scale' here"),
+        ({'exmaple': noise(3, 5, 6)}, "'exmaple' is no argument of film, which takes .*; 'exmaple' may be 'example' here"),
+        ({'condition': None}, "condition= is 'film', 'attention' or 'concat', of the parts that say none, but got None"),
+        ({'condition': 'flim', 'at': {'head': 'film'}}, "a part is conditioned by film, attention or concat, but got 'flim'"),
+    ],
+)
+def test_arguments_are_checked_before_the_dry_run(arguments, says):
+    ran = []
+    with pytest.raises(ConfigError, match=says):
+        text_conditioned(Net(), **{'at': 'head', 'example': ran.append, **ENCODER, **arguments})
+    assert ran == []
+
+
 def test_without_an_example():
     with pytest.raises(
         ConfigError, match=r"the width of 'head' is not known: pass example=, what to call Net with, such as exampl"
