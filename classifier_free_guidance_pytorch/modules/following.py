@@ -46,6 +46,11 @@ class FollowsText(TextConditioned, Generic[R]):
         """Yield what an optimizer should get: every parameter that requires a gradient."""
         yield from (parameter for parameter in self.parameters() if parameter.requires_grad)
 
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the parts by name; to its own forward, which may run whatever it finds, without the new layers."""
+        running = self._text_current.is_running
+        yield from ((name, child) for name, child in super().named_children() if not (running and name == 'text_conditioner'))
+
     def only_text_trains(self) -> Self:
         """Freeze the module, and let only what was added to it learn."""
         self.requires_grad_(False)
@@ -135,18 +140,40 @@ def class_following(base: Any) -> type[FollowsText[Any]]:
     at = next((i for i, one in enumerate(parameters) if one.kind is one.VAR_KEYWORD), len(parameters))
     parameters.insert(at, Parameter('cond_fns', Parameter.KEYWORD_ONLY))
     forward.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    children = {'__iter__': _children, '__len__': _count} if issubclass(base, nn.Sequential) else {}
-    return subclass(base, (FollowsText, base), forward=forward, _text_base=base, **children)
+    container: dict[str, Any] = {}
+    if issubclass(base, (nn.Sequential, nn.ModuleList)):
+        container = {'__iter__': _values, '__len__': _count, '__getitem__': _item}
+    elif issubclass(base, nn.ModuleDict):
+        container = {'__iter__': _keys, '__len__': _count, 'keys': _keys, 'values': _values, 'items': _items}
+    return subclass(base, (FollowsText, base), forward=forward, _text_base=base, **container)
 
 
-def _children(self: nn.Sequential) -> Iterator[nn.Module]:
-    """Yield what a sequence runs, which its new layers are no part of."""
-    yield from (child for name, child in self._modules.items() if name != 'text_conditioner')
+# what a container says of its modules, which its new layers are none of
 
 
-def _count(self: nn.Sequential) -> int:
-    """Return how many modules a sequence runs."""
+def _items(self: nn.Module) -> Iterator[tuple[str, nn.Module | None]]:
+    yield from ((name, child) for name, child in self._modules.items() if name != 'text_conditioner')
+
+
+def _keys(self: nn.Module) -> Iterator[str]:
+    yield from (name for name, _ in _items(self))
+
+
+def _values(self: nn.Module) -> Iterator[nn.Module | None]:
+    yield from (child for _, child in _items(self))
+
+
+def _count(self: nn.Module) -> int:
     return len(self._modules) - 1
+
+
+def _item(self: Any, index: Any) -> Any:
+    base = self._text_base
+    if not isinstance(index, slice):
+        return base.__getitem__(self, index)
+    plain = base.__new__(base)  # some of its modules are a container as it was before
+    plain.__dict__.update(self.__dict__, _modules=dict(_items(self)))
+    return base.__getitem__(plain, index)
 
 
 def subclass(like: type[nn.Module], bases: tuple[type, ...], **namespace: Any) -> Any:

@@ -317,6 +317,57 @@ class Skips(Net):
         return self.head(x)
 
 
+class Named(nn.ModuleDict):
+    def forward(self, x):
+        for name in self:
+            x = self[name](x)
+        assert [*self] == [*self.keys()] == [name for name, _ in self.items()]
+        assert len(self) == len([*self.values()])
+        return x
+
+
+class Listed(nn.ModuleList):
+    def forward(self, x):
+        for part in self[:-1]:
+            x = part(x)
+        return self[-1](x)
+
+
+class Whatever(nn.Module):
+    """Runs what it consists of, whatever that is."""
+
+    def __init__(self, *parts):
+        super().__init__()
+        for name, part in enumerate(parts):
+            self.add_module(str(name), part)
+
+    def forward(self, x):
+        for part in self.children():
+            x = part(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    'make', [lambda *parts: Named(dict(zip('ab', parts, strict=True))), lambda *parts: Listed(parts), Whatever]
+)
+def test_a_container_does_not_run_its_new_layers(make):
+    torch.manual_seed(0)
+    net, x = make(nn.Linear(6, 6), nn.Linear(6, 6)), noise(3, 5, 6)
+    expected, (first, *_) = net(x), net._modules
+    model = text_conditioned(net, first, example=x, model_types=[TinyEncoder()]).eval()
+    torch.testing.assert_close(model(x, texts=TEXTS), expected)
+    assert 'text_conditioner' in dict(model.named_modules())
+
+
+def test_some_modules_of_a_sequence():
+    net, x = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 4)), noise(3, 6)
+    expected = net[1:](x)
+    model = text_conditioned(net, '0', example=x, model_types=[TinyEncoder()])
+    assert type(model[1:]) is nn.Sequential
+    assert [*model[:]] == [*model] == [model[0], model[1], model[2]]
+    torch.testing.assert_close(model[1:](x), expected)
+
+
 def test_a_part_that_is_never_called_is_found_without_a_dry_run():
     stated = {'blocks.1': Part(dim=6, channel_first=False), 'head': Part(dim=6, channel_first=False)}
     model = text_conditioned(seeded_net(Skips), stated, model_types=[TinyEncoder()]).eval()
