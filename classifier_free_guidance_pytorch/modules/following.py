@@ -15,6 +15,7 @@ from inspect import Parameter, signature
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -58,10 +59,16 @@ class FollowsText(TextConditioned, Generic[R]):
         return self
 
     def save_text(self, path: str | PathLike[str]) -> None:
-        """Write what was added, and nothing of the module itself, to a safetensors file."""
+        """Write what was added, and nothing of the module itself, to a safetensors file.
+
+        Of a module that FSDP2 shards, every process calls this, and the first one writes.
+        """
         from safetensors.torch import save_file
 
-        weights = {name: weight.detach().contiguous() for name, weight in self._text_state().items()}
+        state = self._text_state()
+        weights = {name: _whole(weight.detach()).contiguous() for name, weight in state.items()}
+        if any(_is_sharded(weight) for weight in state.values()) and torch.distributed.get_rank() != 0:
+            return
         of = {'text_parts': _plain(self.text_parts), 'encoders': self.text_conditioner.source.as_json()}
         save_file(weights, path, metadata={name: json.dumps(value) for name, value in of.items()})
 
@@ -97,7 +104,8 @@ class FollowsText(TextConditioned, Generic[R]):
                 f'{path} has the weight {name!r} of shape {shapes.get(name)}, but this text_conditioner has {own.get(name)}: '
                 'build it with the arguments that the saved one was built with'
             )
-        self.text_conditioner.load_state_dict(weights)
+        ours_now = self._text_state()
+        self.text_conditioner.load_state_dict({name: _like(ours_now[name], weight) for name, weight in weights.items()})
         return self
 
     def _text_state(self) -> dict[str, Tensor]:
@@ -112,6 +120,26 @@ class FollowsText(TextConditioned, Generic[R]):
         for name in type(self).__qualname__.split('.'):
             known = getattr(known, name, None)
         return reduced if known is type(self) else (_empty, (type(self)._text_base,), *reduced[2:])  # type: ignore[attr-defined]
+
+
+def _is_sharded(weight: Any) -> bool:
+    """Whether a process holds a part of a weight only, as with FSDP2."""
+    return hasattr(weight, 'full_tensor')
+
+
+def _whole(weight: Any) -> Tensor:
+    """Return a weight with all that other processes hold of it."""
+    whole: Tensor = weight.full_tensor() if _is_sharded(weight) else weight
+    return whole
+
+
+def _like(own: Any, weight: Tensor) -> Tensor:
+    """Return a weight, shared out among the processes as one of the module's own is."""
+    if not _is_sharded(own):
+        return weight
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(weight.to(own.device), own.device_mesh, own.placements)
 
 
 def _plain(parts: Mapping[str, Part]) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from classifier_free_guidance_pytorch import text_conditioned
+from classifier_free_guidance_pytorch.errors import ConfigError
 from classifier_free_guidance_pytorch.text.torchvision_repair import repair_torchvision
 from tests.conditioners.making import noise, randomised
 from tests.modules.networks import TEXTS, following, seeded_net
@@ -109,11 +110,34 @@ def sharded(shard):
     return {name: p.grad.full_tensor() if shard else p.grad for name, p in model.named_parameters()}
 
 
+def saved_in_parts(folder):
+    """Save and load a model whose weights are shared out among the processes."""
+    mesh, call = init_device_mesh('cpu', (2,)), {'texts': TEXTS, 'cond_scale': 3.0}
+    one, other = following(), following(seed=5)
+    expected = one(noise(3, 5, 6), **call)
+    for model in (one, other):
+        fully_shard(model, mesh=mesh)
+    one.save_text(f'{folder}/text.safetensors')
+    dist.barrier()
+    torch.testing.assert_close(other.load_text(f'{folder}/text.safetensors')(noise(3, 5, 6), **call), expected)
+    torch.testing.assert_close(following(seed=5).load_text(f'{folder}/text.safetensors')(noise(3, 5, 6), **call), expected)
+
+
+def what_is_wrapped_already():
+    """New layers would train apart in every process."""
+    sharded = fully_shard(seeded_net(), mesh=init_device_mesh('cpu', (2,)))
+    for wrapped, name in ((sharded, 'fully_shard'), (DistributedDataParallel(seeded_net()), 'DistributedDataParallel')):
+        with pytest.raises(ConfigError, match=f'this module is under {name} already, which would leave the new layers out'):
+            text_conditioned(wrapped, '**.blocks.*', example=noise(3, 5, 6), model_types=[TinyEncoder()])
+
+
 def run(rank, folder):
     meeting = f'file://{folder}/rendezvous'
     dist.init_process_group('gloo', init_method=meeting, rank=rank, world_size=2, timeout=timedelta(seconds=60))
     torch.save(step(rank), f'{folder}/{rank}.pt')
     torch.testing.assert_close(sharded(True), sharded(False))
+    saved_in_parts(folder)
+    what_is_wrapped_already()
     dist.destroy_process_group()
 
 
