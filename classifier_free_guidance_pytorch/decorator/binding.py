@@ -39,7 +39,7 @@ class Bound(nn.Module, Generic[R]):
         text = TextKeywords.take(given, forward.__cfg_names__)
         if signature.injected:  # a function that handles texts itself says what they are
             text.check_texts(forward.__cfg_names__)
-        signature.refuse_unknown(given, describe(forward.__cfg_names__), 'bind: ')
+        signature.refuse_unknown(given, (*describe(forward.__cfg_names__), 'sigma', 'alpha', 'progress'), 'bind: ')
         for name, function in of_time.items():
             if not callable(function):
                 raise ConfigError(

@@ -24,6 +24,9 @@ SCALE_ELSEWHERE = (
     'unconditional_guidance_scale',
 )
 
+# How they call texts.
+TEXTS_ELSEWHERE = ('prompt', 'prompts', 'caption', 'captions')
+
 R_co = TypeVar('R_co', covariant=True)
 
 
@@ -135,6 +138,8 @@ class ForwardSignature:
         every = [*self.arguments, *added]
         close = {name: difflib.get_close_matches(name, every, n=1, cutoff=0.75) for name in unknown if isinstance(name, str)}
         close |= {name: ['cond_scale'] for name in unknown if name in SCALE_ELSEWHERE}
+        for ours in [ours for ours in ('texts', 'negative_texts') if ours in every]:  # unless the decorator was given other names
+            close |= {name: [ours] for name in unknown if name in [ours.replace('texts', other) for other in TEXTS_ELSEWHERE]}
         hints = [f'{name!r} may be {match[0]!r} here' for name, match in close.items() if match]
         raise ConfigError(
             f'{where}{", ".join(map(repr, unknown))} is no keyword of {self.name}, which takes '

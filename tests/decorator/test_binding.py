@@ -116,6 +116,9 @@ def test_compiled():
     ('keywords', 'says'),
     [
         ({'cond_scle': 3.0}, "bind: 'cond_scle' is no keyword of Denoiser.forward"),
+        ({'sgma': float}, "'sgma' may be 'sigma' here"),
+        ({'captions': TEXTS}, "'captions' may be 'texts' here"),
+        ({'negative_prompt': TEXTS}, "'negative_prompt' may be 'negative_texts' here"),
         ({'cond_scale': '3'}, "cond_scale is a number, or a tensor with one value per sample, but got '3'"),
         ({'texts': TEXTS, 'text_embeds': noise(3, 8)}, 'pass either texts or text_embeds, but got both'),
         ({'sigma': 0.5}, 'bind: sigma is a function of the time that the sampler passes, such as sigma=lambda t: t, but got 0.5'),
