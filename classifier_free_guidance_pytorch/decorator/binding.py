@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from torch import Tensor, nn
@@ -26,8 +27,8 @@ OfTime: TypeAlias = Callable[[Any], float | Tensor]
 class Bound(nn.Module, Generic[R]):
     """A guided model with keywords that every call gets; made by `bind`.
 
-    It has the attributes of the model, and its parameters. A rule that remembers between steps gets a state of its own, for one
-    sampling run: `restart()` before the next.
+    It has the attributes of the model, and its parameters; what it has of methods, such as `generate`, is bound as well. A rule
+    that remembers between steps gets a state of its own, for one sampling run: `restart()` before the next.
     """
 
     def __init__(self, model: Any, keywords: Mapping[str, Any], of_time: Mapping[str, OfTime]) -> None:
@@ -95,9 +96,18 @@ class Bound(nn.Module, Generic[R]):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if name == 'model':  # before there is one, while a copy is made
+            if name == 'model' or name.startswith('__'):  # while a copy is made; and protocols are its own
                 raise
-            return getattr(self.model, name)
+            value = getattr(self.model, name)
+        if getattr(value, '__self__', None) is not self.model or not callable(value):
+            return value
+
+        @wraps(value)
+        def method(*args: Any, **kwargs: Any) -> Any:  # which calls the model, and knows nothing of what is bound
+            with _opened(self):
+                return value(*args, **kwargs)
+
+        return method
 
 
 def bind(
@@ -153,11 +163,17 @@ def bound(self: nn.Module, **keywords: Any) -> Iterator[nn.Module]:
     Yields:
         The module.
     """
-    every: Bound[Any] = bind(self, **keywords)
-    token = f'{id(self)} bound {id(every)}'
+    with _opened(bind(self, **keywords)):
+        yield self
+
+
+@contextmanager
+def _opened(every: Bound[Any]) -> Iterator[None]:
+    """Give every call of a model in this thread what is bound."""
+    token = f'{id(every.model)} bound {id(every)}'
 
     def run(name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         return every._call(forward, args, kwargs)
 
-    with dispatched({'': self}, token), context.opened(context.Block(run, token)):
-        yield self
+    with dispatched({'': every.model}, token), context.opened(context.Block(run, token)):
+        yield

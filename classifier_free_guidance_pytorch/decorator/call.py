@@ -270,8 +270,13 @@ def _route(values: Any, one: Pass) -> Any:
 
 def _is_empty_cache(value: Any) -> bool:
     """Whether a value is a cache as those of transformers are, in which nothing is written yet."""
-    length = getattr(value, 'get_seq_length', None) if not isinstance(value, (Tensor, nn.Module)) else None
-    return callable(length) and not length()
+    length: Any = getattr(value, 'get_seq_length', None) if not isinstance(value, (Tensor, nn.Module)) else None
+    if not callable(length):
+        return False
+    try:
+        return not length()
+    except ValueError:  # of a network without attention, whose cache holds a state and counts no words
+        return not getattr(value, 'has_previous_state', bool)()
 
 
 def _content(value: Any, depth: int = 4) -> Any:

@@ -104,6 +104,30 @@ def test_it_looks_like_the_model():
         denoise.sample_rate
 
 
+class Repeats(nn.Module):
+    """A model with a loop of its own, that is copied in its own way."""
+
+    def forward(self, x, cond_fns):
+        return cond_fns[0](x)
+
+    def twice(self, x):
+        return self(self(x))
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+def test_its_methods_are_bound_as_well():
+    cls = classifier_free_guidance_class_decorator(Repeats)
+    model = cls(text_condition_model_types=[TinyEncoder()], text_condition_hidden_dims=(6,)).eval()
+    randomised(model.text_conditioner)
+    call, x = {'texts': TEXTS, 'cond_scale': 3.0}, noise(3, 6)
+    denoise = model.bind(**call)
+    torch.testing.assert_close(denoise.twice(x), model(model(x, **call), **call), rtol=0, atol=0)
+    torch.testing.assert_close(model.twice(x), model(model(x)), rtol=0, atol=0)  # and nobody else is
+    torch.testing.assert_close(copy.deepcopy(denoise)(x), denoise(x), rtol=0, atol=0)
+
+
 def test_compiled():
     torch._dynamo.reset()
     model, x = build(), noise(3, 6)

@@ -98,6 +98,26 @@ def test_it_is_what_the_processor_of_transformers_makes_of_two_models(writer):
     torch.testing.assert_close(generated(writer, guidance=guidance.Logits()), expected)
 
 
+def test_a_cache_that_counts_no_words():
+    repair_torchvision()
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    size = {'vocab_size': 40, 'hidden_size': 16, 'num_hidden_layers': 2, 'state_size': 4}
+    net = MambaForCausalLM(MambaConfig(**size, pad_token_id=0, bos_token_id=1, eos_token_id=2))
+    at = 'backbone.layers.*'
+    model = strong(text_conditioned(net, at, 'attention', example={'input_ids': ids()}, model_types=[TinyEncoder()]))
+    for search in ({}, {'num_beams': 2, 'num_samples_per_text': 2}):
+        expected = generated(model, use_cache=False, **search)
+        torch.testing.assert_close(generated(model, **search), expected)
+        assert not torch.equal(expected, generated(model, **search, cond_scale=1.0))
+
+
+def test_methods_of_a_bound_model(writer):
+    bound = writer.bind(**CALL)
+    torch.testing.assert_close(bound.generate(ids(), max_new_tokens=12, do_sample=False), generated(writer))
+
+
 def test_further_branches_have_caches_of_their_own(writer):
     several = {'texts': [TEXTS, TEXTS[::-1], ['a square']], 'guidance': guidance.Compose((1.0, 2.0, 0.5)), 'cond_scale': 2.0}
     torch.testing.assert_close(generated(writer, **several), generated(writer, use_cache=False, **several))
