@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
+from typing_extensions import TypedDict, Unpack
 
-from classifier_free_guidance_pytorch.conditioners import Conditioner
+from classifier_free_guidance_pytorch.conditioners import Conditioner, ModelTypes
+from classifier_free_guidance_pytorch.conditioners.base import Null
 from classifier_free_guidance_pytorch.conditioners.mixed import MixedConditioner
 from classifier_free_guidance_pytorch.decorator.class_decorator import CONDITIONERS
 from classifier_free_guidance_pytorch.decorator.signature import HasForward
@@ -23,13 +25,40 @@ from classifier_free_guidance_pytorch.modules.running import Current, Follow
 R = TypeVar('R')
 
 
+class ConditionerArguments(TypedDict, total=False):
+    """What `text_conditioned` takes for its conditioner, for type checkers; a test compares it with what is taken."""
+
+    model_types: ModelTypes
+    model_names: str | Sequence[str | None] | None
+    model_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any] | None] | None
+    cond_drop_prob: float | Sequence[float]
+    text_embed_stem_dim_mult: int
+    text_embed_pad_value: float
+    dim_latent: int | None
+    attn_dim_head: int
+    attn_heads: int
+    flash: bool
+    null: Null
+    reads_scale: bool
+
+
 @overload
 def text_conditioned(
-    module: type[nn.Module], at: At, condition: str = ..., *, example: Example | None = ..., **arguments: Any
+    module: type[nn.Module],
+    at: At,
+    condition: str = ...,
+    *,
+    example: Example | None = ...,
+    **arguments: Unpack[ConditionerArguments],
 ) -> type[FollowsText[Any]]: ...
 @overload
 def text_conditioned(
-    module: HasForward[R], at: At, condition: str = ..., *, example: Example | None = ..., **arguments: Any
+    module: HasForward[R],
+    at: At,
+    condition: str = ...,
+    *,
+    example: Example | None = ...,
+    **arguments: Unpack[ConditionerArguments],
 ) -> FollowsText[R]: ...
 def text_conditioned(
     module: type[nn.Module] | HasForward[R],

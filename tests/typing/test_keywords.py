@@ -14,6 +14,9 @@ from torch import Tensor, nn
 import classifier_free_guidance_pytorch as package
 from classifier_free_guidance_pytorch.conditioners import Conditioner
 from classifier_free_guidance_pytorch.decorator.keywords import GuidanceKeywords, TextKeywords
+from classifier_free_guidance_pytorch.decorator.recorded import PREFIX
+from classifier_free_guidance_pytorch.modules.conditioning import ConditionerArguments, _takes
+from classifier_free_guidance_pytorch.modules.part import Part
 
 
 @pytest.fixture(scope='module')
@@ -53,6 +56,13 @@ def test_the_types_of_the_call():
 
 def test_the_constructor(net):
     assert package.TextConditionKeywords.__annotations__.keys() == added(net, 'dim').keys()
+
+
+def test_the_arguments_of_text_conditioned():
+    parts = {'a': Part('film', 8, False), 'b': Part('attention', 8, False), 'c': Part('concat', 8, False)}
+    assert set(ConditionerArguments.__annotations__) == set().union(*_takes(parts).values())
+    behind = {PREFIX + name: hint for name, hint in get_type_hints(ConditionerArguments).items()}
+    assert behind.items() <= get_type_hints(package.TextConditionKeywords).items()
 
 
 def test_the_call_that_pyright_completes(net):
