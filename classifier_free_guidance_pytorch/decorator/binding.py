@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.decorator.keywords import GuidanceKeywords, TextKeywords, describe
 from classifier_free_guidance_pytorch.decorator.signature import ForwardSignature, HasForward
-from classifier_free_guidance_pytorch.errors import ConfigError, UsageError
+from classifier_free_guidance_pytorch.errors import ConfigError, UsageError, warn
 from classifier_free_guidance_pytorch.guidance import Preset
 from classifier_free_guidance_pytorch.perturb import context
 from classifier_free_guidance_pytorch.perturb.dispatch import dispatched
@@ -163,17 +163,23 @@ def bound(self: nn.Module, **keywords: Any) -> Iterator[nn.Module]:
     Yields:
         The module.
     """
-    with _opened(bind(self, **keywords)):
+    with _opened(bind(self, **keywords)) as called:
         yield self
+    if not called:
+        warn(
+            f'nothing inside of `with model.bound(...)` called this {type(self).__name__}, so that what was bound had no effect: '
+            'a copy of it, such as that of an EMA, is bound by itself, and a method such as decode may not call the model'
+        )
 
 
 @contextmanager
-def _opened(every: Bound[Any]) -> Iterator[None]:
-    """Give every call of a model in this thread what is bound."""
-    token = f'{id(every.model)} bound {id(every)}'
+def _opened(every: Bound[Any]) -> Iterator[set[bool]]:
+    """Give every call of a model in this thread what is bound; what this yields is empty until there is one."""
+    token, called = f'{id(every.model)} bound {id(every)}', set()
 
     def run(name: str, module: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        called.add(True)
         return every._call(forward, args, kwargs)
 
     with dispatched({'': every.model}, token), context.opened(context.Block(run, token)):
-        yield
+        yield called

@@ -190,6 +190,14 @@ def test_another_thread_does_not_see_it():
     assert not torch.allclose(bound, expected)
 
 
+def test_a_block_in_which_nothing_calls_the_model():
+    model, x = build(), noise(3, 6)
+    other = copy.deepcopy(model)
+    says = r'nothing inside of `with model.bound\(...\)` called this Denoiser'
+    with pytest.warns(UserWarning, match=says), model.bound(texts=TEXTS, cond_scale=3.0):
+        other(x, 0.5)
+
+
 def test_a_method_that_handles_texts_itself():
     class ByItself(nn.Linear):
         @classifier_free_guidance
