@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from classifier_free_guidance_pytorch.conditioners.prepared import AnyCondFn, CondFns
 from classifier_free_guidance_pytorch.decorator.outputs import entries, is_structured, with_entries
-from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError
+from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, UsageError, warn
 from classifier_free_guidance_pytorch.modules.part import Part
 
 T = TypeVar('T')
@@ -48,7 +48,8 @@ class Current:
     """
 
     def __init__(self, unseen: Iterable[str] = ()) -> None:
-        self.unseen = set(unseen)  # parts that no run has called yet, where there was no dry run
+        self.unseen = set(unseen)  # parts that no run has called yet, where there was no dry run, or since they ran alone
+        self.alone: set[str] = set()  # parts that have run outside of a forward pass
         self.traced: CondFns | None = None  # a compiler cannot look into a thread's own storage, and traces in one thread
         self.local = threading.local()
         self.differentiated: ref[Run] | None = None
@@ -100,16 +101,27 @@ class Current:
         finally:
             local.cond_fns, local.learns = outer
         if self.unseen:
-            raise UsageError(
-                f'{", ".join(map(repr, sorted(self.unseen)))} was never called in the first forward pass, so that it cannot '
-                'follow a text: name a part that is called as a module'
-            )
+            self._check_unseen()
         if learns and not torch.compiler.is_exporting():
             run = Run(cond_fns)
             for tensor in output_tensors(output):
                 if tensor.requires_grad:
                     tensor.register_hook(partial(self._differentiate, run))  # type: ignore[no-untyped-call]
         return output
+
+    def _check_unseen(self) -> None:
+        """Refuse parts that no forward pass calls, and warn of those that ran before this one, and not in it."""
+        alone, never = self.unseen & self.alone, self.unseen - self.alone
+        if never:
+            raise UsageError(
+                f'{", ".join(map(repr, sorted(never)))} was never called in the first forward pass, so that it cannot '
+                'follow a text: name a part that is called as a module'
+            )
+        self.unseen, self.alone = set(), set()
+        warn(
+            f'{", ".join(map(repr, sorted(alone)))} ran before this call of the model and not in it, as the encoder does in '
+            'generate, so that no text reached it: name parts that every call of the model runs, such as those of the decoder'
+        )
 
     def _differentiate(self, run: Run, grad: Tensor) -> None:
         self.differentiated = ref(run)
@@ -139,6 +151,8 @@ class Follow:
         cond_fns = self.current.found()
         if cond_fns is None:
             if not torch.compiler.is_dynamo_compiling():
+                self.current.alone.add(self.name)
+                self.current.unseen.add(self.name)
                 return None
             # A part is compiled without its module, as `compile_repeated_blocks` of diffusers does: its graph ends here.
             break_graph: Any = torch._dynamo.graph_break

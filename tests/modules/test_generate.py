@@ -113,6 +113,27 @@ def test_a_cache_that_counts_no_words():
         assert not torch.equal(expected, generated(model, **search, cond_scale=1.0))
 
 
+def test_an_encoder_that_generate_runs_by_itself():
+    repair_torchvision()
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    size = {'vocab_size': 40, 'd_model': 16, 'd_kv': 8, 'num_layers': 2, 'num_heads': 2, 'd_ff': 32}
+    example, encoder = {'input_ids': ids(), 'decoder_input_ids': ids()}, {'model_types': [TinyEncoder()]}
+    for at in ('decoder.block.*', 'encoder.block.*'):
+        net = T5ForConditionalGeneration(T5Config(**size, decoder_start_token_id=0, pad_token_id=0, eos_token_id=2))
+        model = strong(text_conditioned(net, at, 'attention', example=example, **encoder))
+        if at.startswith('decoder'):
+            torch.testing.assert_close(generated(model), generated(model, use_cache=False))
+        else:
+            with pytest.warns(
+                UserWarning, match=r"'encoder.block.0', 'encoder.block.1' ran before this call of the model and not"
+            ):
+                generated(model)
+            model.get_encoder()(ids())
+            model(**example, **CALL)  # which runs all of them
+
+
 def test_methods_of_a_bound_model(writer):
     bound = writer.bind(**CALL)
     torch.testing.assert_close(bound.generate(ids(), max_new_tokens=12, do_sample=False), generated(writer))
