@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from classifier_free_guidance_pytorch.decorator.keywords import GUIDANCE_KEYWORDS
@@ -21,8 +20,10 @@ from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, Usa
 from classifier_free_guidance_pytorch.guidance import CFG, Preset, Rule, Schedule
 from classifier_free_guidance_pytorch.training.models import (
     check_same_text,
+    check_sample_weight,
     check_scales,
     key_names,
+    mean_square,
     model_in,
     prediction_of,
     student_conditioner,
@@ -83,6 +84,7 @@ def distillation_loss(
     teacher_scale: float | Tensor | Schedule | None = None,
     guidance: Rule | Preset | None = None,
     guide: Any = None,
+    sample_weight: Tensor | None = None,
     **keywords: Any,
 ) -> Tensor:
     """Return the mean squared error between the one pass of a student and the guided prediction of a teacher.
@@ -98,17 +100,20 @@ def distillation_loss(
             what that makes of `cond_scale` at the noise level of each sample.
         guidance: The rule; classifier-free guidance by default.
         guide: Which entry of the output is guided, the first by default.
+        sample_weight: How much the error of each sample counts, `(b,)`; all count 1 by default. What guidance adds grows with
+            `s - 1`, so high scales decide the loss unless they count less.
         **keywords: Every other argument of a call, `texts` or `text_embeds` above all. What says how to guide (`negative_texts`,
             `weak`, `guidance_kwargs`, ...) is for the teacher alone, and the rest for both.
 
     Raises:
-        ConfigError: Scales that are not above 0, a student without the scale input, another kind of conditioning or encoder, or
-            a keyword that has no part here.
-        ShapeError: The predictions differ in shape.
+        ConfigError: Scales that are not above 0, a student without the scale input, another kind of conditioning or encoder,
+            weights that are no tensor `(b,)`, or a keyword that has no part here.
+        ShapeError: The predictions differ in shape, or there are more or fewer weights than samples.
         UsageError: The student is in eval mode, the teacher in training mode, or the rule remembers.
     """
     conditioner, names = student_conditioner(student), key_names(student)
     check_scales(cond_scale)
+    check_sample_weight(sample_weight)
     check_same_text(conditioner, teacher)
     if keywords.get(names.cond_drop_prob) is not None:
         raise ConfigError(f'{names.cond_drop_prob} has no part in this loss, in which the student sees every text: leave it out')
@@ -124,4 +129,4 @@ def distillation_loss(
             'them may differ'
         )
     conditioner.learn_scales(cond_scale)
-    return F.mse_loss(prediction, target.to(prediction.dtype))
+    return mean_square(prediction - target.to(prediction.dtype), sample_weight)

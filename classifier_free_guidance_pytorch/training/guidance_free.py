@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from classifier_free_guidance_pytorch.decorator.eval_mode import in_eval_mode
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from classifier_free_guidance_pytorch.guidance import CFG
-from classifier_free_guidance_pytorch.training.models import check_scales, key_names, model_in, prediction_of, student_conditioner
+from classifier_free_guidance_pytorch.training.models import (
+    check_sample_weight,
+    check_scales,
+    key_names,
+    mean_square,
+    model_in,
+    prediction_of,
+    student_conditioner,
+)
 
 
 def guidance_free_loss(
@@ -34,6 +42,7 @@ def guidance_free_loss(
     ema: nn.Module | None = None,
     guide: Any = None,
     generator: torch.Generator | None = None,
+    sample_weight: Tensor | None = None,
     **keywords: Any,
 ) -> Tensor:
     """Return the loss of a training step from data, after which the model answers `cond_scale` in one pass.
@@ -50,16 +59,18 @@ def guidance_free_loss(
         ema: A moving average of the model that makes the null prediction; by default the model itself.
         guide: Which entry of the output is predicted, the first by default.
         generator: Draws which samples lose their text; by default torch's own.
+        sample_weight: How much the error of each sample counts, `(b,)`, such as a weight of its noise level; 1 by default.
         **keywords: Every other argument of a call, `texts` or `text_embeds` above all.
 
     Raises:
-        ConfigError: Scales that are not above 0, a model without the scale input, an unknown weighting, or a probability that is
-            none.
-        ShapeError: The target has a different shape than the prediction.
+        ConfigError: Scales that are not above 0, a model without the scale input, an unknown weighting, a probability that is
+            none, or weights that are no tensor `(b,)`.
+        ShapeError: The target has a different shape than the prediction, or there are more or fewer weights than samples.
         UsageError: The model is in eval mode.
     """
     if weighting not in ('gft', 'mg'):
         raise ConfigError(f"weighting is 'gft' or 'mg', but got {weighting!r}")
+    check_sample_weight(sample_weight)
     scale = _checked(model, inputs, target, cond_scale)  # (b,)
     conditioner = student_conditioner(model)
     drop_prob = conditioner.cond_drop_prob if cond_drop_prob is None else cond_drop_prob
@@ -75,8 +86,8 @@ def guidance_free_loss(
     null = _null(model if ema is None else ema, inputs, guide, keywords, guided)
     conditioner.learn_scales(cond_scale)
     if weighting == 'gft':
-        return (torch.lerp(null, guided, _inverse(scale, guided)) - target).square().mean()
-    return (guided - _beyond(target, guided.detach(), null, scale)).square().mean()
+        return mean_square(torch.lerp(null, guided, _inverse(scale, guided)) - target, sample_weight)
+    return mean_square(guided - _beyond(target, guided.detach(), null, scale), sample_weight)
 
 
 @torch.no_grad()

@@ -98,6 +98,22 @@ def check_scales(scale: Any) -> None:
     check_positive(scale)
 
 
+def check_sample_weight(weight: Any) -> None:
+    """Raise `ConfigError` unless there is none, or one real number for each sample."""
+    if weight is not None and not (isinstance(weight, Tensor) and weight.ndim == 1 and weight.is_floating_point()):
+        what = f'a tensor of {weight.dtype} and shape {tuple(weight.shape)}' if isinstance(weight, Tensor) else repr(weight)
+        raise ConfigError(f'sample_weight is one real number for each sample, a tensor (b,), but got {what}')
+
+
+def mean_square(error: Tensor, sample_weight: Tensor | None) -> Tensor:
+    """Return the mean of the squares of errors `(b, ...)`, in which each sample counts as much as its weight `(b,)` says."""
+    if sample_weight is None:
+        return error.square().mean()
+    if len(sample_weight) != len(error):
+        raise ShapeError(f'sample_weight has {len(sample_weight)} numbers, but the prediction has {len(error)} samples')
+    return (sample_weight.to(error) * error.square().flatten(1).mean(dim=1)).mean()
+
+
 def check_same_text(conditioner: Conditioner, teacher: Any) -> None:
     """Raise `ConfigError` unless a teacher is conditioned in the same way, by the same encoders."""
     theirs = conditioner_of(teacher)

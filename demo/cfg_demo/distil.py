@@ -98,7 +98,7 @@ def _add_points(points: argparse._ArgumentGroup) -> None:
 
 def _add_shapes(shapes: argparse._ArgumentGroup) -> None:
     shapes.add_argument('--batch-size', type=int, metavar='N', help='pictures per step (default: 16)')
-    shapes.add_argument('--learning-rate', type=float, metavar='LR', help='of Muon, its peak (default: 0.015)')
+    shapes.add_argument('--learning-rate', type=float, metavar='LR', help='of Muon, its peak (default: 0.004)')
     shapes.add_argument('--prompts', type=int, metavar='N', help='held-out prompts that are read (default: 256)')
     shapes.add_argument('--resume', action='store_true', help='go on with the run in --out')
 

@@ -30,6 +30,14 @@ def drawn_scales(count: int, top: float, generator: torch.Generator | None) -> T
     return top ** torch.rand(count, generator=generator)
 
 
+def counted(scale: Tensor) -> Tensor:
+    """Return how much the error counts at each scale `(b,)`: about `1 / (s - 1)^2`, as a share of what guidance adds there.
+
+    Without it the highest scales decide, and the student changes what it predicts at all others.
+    """
+    return 1 / (0.25 + (scale - 1) ** 2)
+
+
 def train_only(student: Any, part: str) -> Any:
     """Freeze all of a student but one part, and return it.
 

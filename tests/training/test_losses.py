@@ -57,6 +57,38 @@ def test_the_target_of_a_rule_is_what_the_teacher_answers(name, x):
     torch.testing.assert_close(loss, F.mse_loss(own, expected))
 
 
+def test_samples_count_as_much_as_their_weights_say(x):
+    """By hand, one sample at a time; equal weights of 1 are none."""
+    teacher, one, weight = build(), student(), torch.tensor([1.0, 0.0, 2.5])
+    own = one(x, texts=TEXTS, cond_scale=SCALES, cond_drop_prob=0.0)
+    wanted = teacher(x, texts=TEXTS, cond_scale=SCALES)
+    alone = torch.stack([F.mse_loss(own[i], wanted[i]) for i in range(3)])
+    call = {'texts': TEXTS, 'cond_scale': SCALES}
+    loss = distillation_loss(one, teacher, x, **call, sample_weight=weight)
+    torch.testing.assert_close(loss, (alone[0] + 2.5 * alone[2]) / 3)
+    for weighting in ('gft', 'mg'):
+        free = {**call, 'target': wanted, 'weighting': weighting, 'cond_drop_prob': 0.0}
+        losses = [guidance_free_loss(one, x, **free, sample_weight=row) for row in torch.eye(3)]
+        torch.testing.assert_close(sum(losses), guidance_free_loss(one, x, **free))
+        loss = guidance_free_loss(one, x, **free, sample_weight=weight)
+        torch.testing.assert_close(loss, (weight * torch.stack(losses)).sum())
+
+
+@pytest.mark.parametrize('weight', [2.0, [1.0, 2.0, 3.0], torch.ones(3, 1), torch.ones(3, dtype=torch.bool)])
+def test_weights_that_are_none_of_samples_are_refused(weight, x):
+    sentence = r'sample_weight is one real number for each sample, a tensor \(b,\), but got'
+    with pytest.raises(ConfigError, match=sentence):
+        distillation_loss(student(), build(), x, texts=TEXTS, cond_scale=SCALES, sample_weight=weight)
+    with pytest.raises(ConfigError, match=sentence):
+        guidance_free_loss(student(), x, target=x, texts=TEXTS, cond_scale=SCALES, sample_weight=weight)
+
+
+def test_weights_of_another_number_are_refused(x):
+    sentence = 'sample_weight has 2 numbers, but the prediction has 3 samples'
+    with pytest.raises(ShapeError, match=sentence):
+        distillation_loss(student(), build(), x, texts=TEXTS, cond_scale=SCALES, sample_weight=torch.ones(2))
+
+
 def test_an_interval_is_learned_by_the_noise_level(x):
     teacher, one, sigma = build(), student(), torch.tensor([0.2, 0.5, 0.9])
     at_step = torch.where(sigma <= 0.5, SCALES, 1.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 from cfg_demo.image.models import build_model
 from cfg_demo.image.settings import ModelSettings, TrainSettings, one_of
 from cfg_demo.image.training import Trainer
-from cfg_demo.learning import TRAINED, drawn_scales, train_only
+from cfg_demo.learning import TRAINED, counted, drawn_scales, train_only
 from classifier_free_guidance_pytorch.training import distillation_loss, guided_target
 
 
@@ -47,7 +47,9 @@ class Distiller(Trainer):
         scale[0] = self.top  # the end of the range is learned as well as its middle, and counts as learned from the first step on
         encoded = self.teacher.text_conditioner.encode_texts(list(captions))  # once for both
         with self.settings.autocast():
-            loss = distillation_loss(self.model, self.teacher, noisy, times, text_embeds=encoded, cond_scale=scale)
+            loss = distillation_loss(
+                self.model, self.teacher, noisy, times, text_embeds=encoded, cond_scale=scale, sample_weight=counted(scale)
+            )
         return self._take_step(loss)
 
     def _identity(self) -> dict[str, Any]:

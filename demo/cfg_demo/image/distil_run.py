@@ -35,7 +35,7 @@ from classifier_free_guidance_pytorch import guidance
 from classifier_free_guidance_pytorch.errors import ConfigError
 
 SCALES = (1.5, 2.0, 3.0, 4.0)
-STEPS, BATCH, LEARNING_RATE, SAMPLE_STEPS, ASKED = 500, 16, 0.015, 20, 256
+STEPS, BATCH, LEARNING_RATE, SAMPLE_STEPS, ASKED = 500, 16, 0.004, 20, 256
 QUICK = {'student_steps': 20, 'sample_steps': 8, 'prompts': 16}
 COMPARED = 32  # pictures on which the error of the guidance term is followed
 RULES = {'two passes': guidance.CFG(), 'one pass': None}  # of the teacher and of the student
