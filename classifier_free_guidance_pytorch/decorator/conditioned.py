@@ -164,12 +164,14 @@ class Conditioned:
         if RAW_TEXT_COND in self.signature.injected:
             raw, batch, times = cond_fns.text_cond, call.batch, _times(call)
             rows = 1 if raw.embed is None else raw.embed.shape[0]
+            # a copy, which the function may write to, in one map: torch 2.9 cannot trace a map of what a map has made
             if batch is not None and not joined and rows == 1:
-                raw = map_rows(raw, lambda t: t.expand(batch, *t.shape[1:]))
+                raw = map_rows(raw, lambda t: t.expand(batch, *t.shape[1:]).clone())
             elif batch is not None and not joined and rows * times == batch != rows:
                 raw = map_rows(raw, lambda t: t.repeat_interleave(times, dim=0))
-            # a copy, which the function may write to: the condition itself is asked again at the next step
-            keywords[RAW_TEXT_COND] = map_rows(raw, torch.clone)
+            else:
+                raw = map_rows(raw, torch.clone)
+            keywords[RAW_TEXT_COND] = raw
         return keywords
 
     def _weak_pass(self, branch: str, conditioner: Conditioner, condition: BranchCondition, call: Call) -> Pass:

@@ -100,8 +100,11 @@ def test_it_is_what_the_processor_of_transformers_makes_of_two_models(writer):
 
 def test_a_cache_that_counts_no_words():
     repair_torchvision()
+    import transformers
     from transformers import MambaConfig, MambaForCausalLM
 
+    if transformers.__version__ < '5':
+        pytest.skip('a cache of Mamba does not say whether it is empty in transformers 4')
     torch.manual_seed(0)
     size = {'vocab_size': 40, 'hidden_size': 16, 'num_hidden_layers': 2, 'state_size': 4}
     net = MambaForCausalLM(MambaConfig(**size, pad_token_id=0, bos_token_id=1, eos_token_id=2))

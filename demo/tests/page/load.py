@@ -33,7 +33,6 @@ from cfg_demo.page.page import Offered, offered, read_request
 
 USERS, REQUESTS = 20, 500
 PATIENCE = 15 * 60.0  # seconds
-LINES = ('VmRSS', 'RssAnon')
 
 
 def asked(number: int, steps: int) -> dict:
@@ -110,16 +109,16 @@ def users(model: Path, count: int, steps: int, threads: int) -> dict[str, float]
     return {'alone': alone, 'median': float(np.median(waited)), 'p95': float(np.percentile(waited, 95)), 'longest': waited[-1]}
 
 
-def memory_of(process: int) -> dict[str, int]:
-    """Bytes that Linux states of a process."""
-    lines = [line.split() for line in Path(f'/proc/{process}/status').read_text(encoding='utf-8').splitlines()]
-    return {line[0].rstrip(':'): int(line[1]) * 1024 for line in lines if line[0].rstrip(':') in LINES}
+def memory_of(process: int) -> int:
+    """Bytes of private memory that Linux states of a process."""
+    lines = Path(f'/proc/{process}/status').read_text(encoding='utf-8').splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith('RssAnon'))
 
 
 def requests(model: Path, count: int, steps: int, threads: int) -> dict[str, float]:
     """One request after another; every tenth is refused, and every fifth is that of a new visitor."""
     with served(model, threads) as (address, process):
-        client, after_few = Client(address, verbose=False, analytics_enabled=False), {}
+        client, found = Client(address, verbose=False, analytics_enabled=False), []
         for number in range(1, count + 1):
             if number % 5 == 0:
                 client = Client(address, verbose=False, analytics_enabled=False)
@@ -129,11 +128,10 @@ def requests(model: Path, count: int, steps: int, threads: int) -> dict[str, flo
                     client.predict(**{**values, 'prompt': 'x' * 301}, api_name='/draw')
             else:
                 client.predict(**values, api_name='/draw')
-            if number == count // 10:
-                after_few = memory_of(process)
-        after_all = memory_of(process)
-    return {f'{name}, MiB': after_all[name] / 2**20 for name in LINES} | {
-        f'{name} against that after a tenth': after_all[name] / after_few[name] for name in LINES
+            if number % (count // 10) == 0:
+                found.append(memory_of(process))
+    return {f'MiB after {(i + 1) * (count // 10)}': memory / 2**20 for i, memory in enumerate(found)} | {
+        'the second half of the requests against the first': max(found[5:]) / max(found[:5])
     }
 
 
