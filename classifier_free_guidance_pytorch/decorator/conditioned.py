@@ -164,7 +164,7 @@ class Conditioned:
         if RAW_TEXT_COND in self.signature.injected:
             raw, batch, times = cond_fns.text_cond, call.batch, _times(call)
             rows = 1 if raw.embed is None else raw.embed.shape[0]
-            # a copy, which the function may write to, in one map: torch 2.9 cannot trace a map of what a map has made
+            # a copy, which the function may write to: the condition itself is asked again at the next step
             if batch is not None and not joined and rows == 1:
                 raw = map_rows(raw, lambda t: t.expand(batch, *t.shape[1:]).clone())
             elif batch is not None and not joined and rows * times == batch != rows:

@@ -14,7 +14,7 @@ from classifier_free_guidance_pytorch import (
 )
 from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError
 from tests.conditioners.making import TEXTS, noise, randomised, two_encoders
-from tests.releases import OLDER_TORCH
+from tests.releases import NO_PREPARED_RAW, OLDER_TORCH
 from tests.tiny_models import TinyEncoder
 
 NULLS = ('learned', 'zeros', 'empty')
@@ -199,8 +199,8 @@ def test_branches_of_different_lengths_are_not_joined(monkeypatch):
 
 @pytest.mark.parametrize('model', [build, both, unmasked])
 def test_compiled(model):
-    if model is not unmasked and OLDER_TORCH:
-        pytest.skip('torch 2.9 traces no attribute of a named tuple, such as raw_text_cond.pooled')
+    if OLDER_TORCH:
+        pytest.skip(NO_PREPARED_RAW)
     torch._dynamo.reset()
     model = model().eval()
     inputs = (X, T) if isinstance(model, TimeEmbedded) else (X,)

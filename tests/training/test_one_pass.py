@@ -15,7 +15,7 @@ from classifier_free_guidance_pytorch.errors import ConfigError, ShapeError, Usa
 from tests.clients.test_compile import Exported, net
 from tests.conditioners.making import noise, randomised
 from tests.decorator.models import TEXTS, build
-from tests.releases import OLDER_TORCH
+from tests.releases import NO_PREPARED_RAW, OLDER_TORCH
 from tests.tiny_models import TinyEncoder
 
 KINDS = ('film', 'attention', 'concat', 'raw')
@@ -109,7 +109,7 @@ def test_samples_that_share_a_text_have_scales_of_their_own():
 @pytest.mark.parametrize('kind', KINDS)
 def test_one_graph_over_scales(kind):
     if kind == 'raw' and OLDER_TORCH:
-        pytest.skip('torch 2.9 traces no attribute of a named tuple, such as raw_text_cond.pooled')
+        pytest.skip(NO_PREPARED_RAW)
     model = net(kind, text_condition_reads_scale=True)
     model.text_conditioner.learn_scales(torch.tensor([1.0, 4.0]))
     prepared = model.eval().prepare(TEXTS)  # `eval` reads what was learned, which a graph cannot
