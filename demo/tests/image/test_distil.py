@@ -11,7 +11,8 @@ import torch
 from cfg_demo import cli
 from cfg_demo.image.checkpoint import load_model, save_model
 from cfg_demo.image.distil import Distiller, TermError
-from cfg_demo.image.distil_run import Read, as_rows, summary
+from cfg_demo.image.distil_run import LEARNING_RATE, Read, as_rows, summary
+from cfg_demo.image.scores import percent
 from cfg_demo.image.settings import MODEL_FILE, TRAINING_FILE
 from demo.tests.image.tiny import TEXTS, pictures, short_training, tiny_model, tiny_settings
 
@@ -170,16 +171,20 @@ def test_refusals(options, sentence, teacher, tmp_path, capsys):
     assert sentence in capsys.readouterr().err
 
 
-def test_the_figures_of_the_page_are_those_of_the_run():
+def test_the_figures_of_the_page_are_those_of_the_runs():
     docs = Path(__file__).parents[3] / 'docs'
     page = (docs / 'one_pass.md').read_text(encoding='utf-8')
-    run = json.loads((docs / 'pictures' / 'one_pass_shapes.json').read_text(encoding='utf-8'))
-    for name in ('two passes', 'one pass'):
-        shares = ' | '.join(f'{100 * row[name]["share"]:.0f}' for row in run['rows'])
-        assert f'| {name} | {shares} |' in page
-    changes = [row['change'] for row in run['rows']]
+    report = json.loads((docs / 'pictures' / 'one_pass_shapes.json').read_text(encoding='utf-8'))
+    rows, runs = report['summary'], report['runs']
+    assert rows == summary(runs)
+    assert f'| two passes | {" | ".join(percent(row["two passes"]) for row in rows)} |' in page
+    shares = ' | '.join(f'{100 * row["one pass"]["share"]:.1f}' for row in rows)
+    assert f'| one pass | {shares} |' in page
+    changes = [row['change'] for row in rows]
     cells = ' | '.join(f'{100 * one["mean"]:+.1f} ± {100 * (one["high"] - one["mean"]):.1f}' for one in changes)
     assert f'| change | {cells} |' in page
-    errors = list(run['term_error'].values())
-    assert f'fell from {errors[0]:.2f} to {errors[-1]:.2f}' in page.replace('\n', ' ')
-    assert f'--student-steps {run["settings"]["steps"]} --prompts {run["prompts"]}' in page
+    first, last = (sum(list(run['term_error'].values())[at] for run in runs) / len(runs) for at in (0, -1))
+    assert f'fell from {first:.2f} to {last:.2f}' in page.replace('\n', ' ')
+    asked = f'--repeat {len(runs)} --student-steps {report["settings"]["steps"]} --prompts {report["prompts"]}'
+    assert asked in page
+    assert (LEARNING_RATE, report['settings']['learning_rate']) == (0.004, 0.004)
