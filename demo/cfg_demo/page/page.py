@@ -45,6 +45,7 @@ MOST_SCALES, MOST_SEEDS, MOST_STEPS = 10, 8, 100
 LARGEST_SCALE = 100.0
 MOST_LETTERS = 300  # of a field
 MOST_WAITING = 20  # requests
+MOST_KNOWN = 40  # visitors of whom Gradio remembers what their page shows; it would keep ten thousand
 LARGEST_SEED = 2**31 - 1
 DAY = 24 * 60 * 60  # seconds; for so long a picture is kept
 
@@ -143,6 +144,7 @@ def serve(page: gr.Blocks, host: str = '127.0.0.1', port: int | None = None, *, 
             server_name=host, server_port=port, share=share, prevent_thread_lock=not block,
             theme=gr.themes.Default(primary_hue='teal'), ssr_mode=False, footer_links=[], run_history=False, quiet=not block,
             app_kwargs={'middleware': [Middleware(Gate, host=host, share=share)]}, max_file_size=1, enable_monitoring=False,
+            state_session_capacity=MOST_KNOWN,
         )  # fmt: skip
     except OSError as error:
         raise ConfigError(
