@@ -97,15 +97,15 @@ class FollowsText(TextConditioned, Generic[R]):
             )
         if 'encoders' in stated:
             self.text_conditioner.source.check_same(stated['encoders'], 'load_state_dict into text_conditioner')
-        shapes, own = ({name: tuple(weight.shape) for name, weight in one.items()} for one in (weights, self._text_state()))
+        state = self._text_state()
+        shapes, own = ({name: tuple(weight.shape) for name, weight in one.items()} for one in (weights, state))
         if shapes != own:
             name = next(name for name in (*own, *shapes) if own.get(name) != shapes.get(name))
             raise ConfigError(
                 f'{path} has the weight {name!r} of shape {shapes.get(name)}, but this text_conditioner has {own.get(name)}: '
                 'build it with the arguments that the saved one was built with'
             )
-        ours_now = self._text_state()
-        self.text_conditioner.load_state_dict({name: _like(ours_now[name], weight) for name, weight in weights.items()})
+        self.text_conditioner.load_state_dict({name: _like(state[name], weight) for name, weight in weights.items()})
         return self
 
     def _text_state(self) -> dict[str, Tensor]:

@@ -29,11 +29,16 @@ class Estimate:
     high: float
 
     @staticmethod
+    def around(mean: float, half: float) -> Estimate:
+        """A mean and half of the width of its interval, to four places."""
+        return Estimate(round(mean, 4), round(mean - half, 4), round(mean + half, 4))
+
+    @staticmethod
     def of(values: Tensor) -> Estimate:
         """From one value per prompt, `mean +- 1.96 * sd / sqrt(n)`; a single one has no interval, and all three are the mean."""
         mean = values.mean().item()
         half = 1.96 * values.std().item() / len(values) ** 0.5 if len(values) > 1 else 0.0
-        return Estimate(round(mean, 4), round(mean - half, 4), round(mean + half, 4))
+        return Estimate.around(mean, half)
 
     @staticmethod
     def over_seeds(values: Sequence[float]) -> Estimate:
@@ -44,4 +49,4 @@ class Estimate:
         """
         mean, count = fmean(values), len(values)
         half = QUANTILES[count - 2] * stdev(values) / count**0.5 if count > 1 else 0.0
-        return Estimate(round(mean, 4), round(mean - half, 4), round(mean + half, 4))
+        return Estimate.around(mean, half)

@@ -88,8 +88,9 @@ def run_shapes(arguments: argparse.Namespace) -> None:
         print(f'\n{as_table(runs[-1]["rows"])}\nPicture: {picture}  Numbers: {picture.with_suffix(".json")}')
     if arguments.repeat is not None:
         numbers = unused(folder / 'distil-repeat.json')
-        _write(numbers, {**about, 'summary': summary(runs), 'runs': runs})
-        print(f'\nOver {len(seeds)} seeds:\n{as_table(summary(runs))}\nNumbers: {numbers}')
+        rows = summary(runs)
+        _write(numbers, {**about, 'summary': rows, 'runs': runs})
+        print(f'\nOver {len(seeds)} seeds:\n{as_table(rows)}\nNumbers: {numbers}')
 
 
 def _write(file: Path, report: Mapping[str, Any]) -> None:
@@ -142,7 +143,8 @@ def learn(distiller: Distiller, folder: Path) -> dict[int, float]:
         distiller.save(folder)
         print(f'\ninterrupted at step {distiller.step} and saved: go on with --resume')
         raise
-    errors(distiller, 0.0)  # a run that was resumed at its end took no step
+    if distiller.step not in errors.errors:  # a run that was resumed at its end took no step
+        errors(distiller, 0.0)
     return errors.errors
 
 
